@@ -1,0 +1,1 @@
+"""Orders out, answers in: the gateway port and exit episodes."""

@@ -1,0 +1,1 @@
+"""The nouns: frozen values and enums that every package speaks in. Imports nothing of ours."""

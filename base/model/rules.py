@@ -1,0 +1,154 @@
+"""Exit rules, what they remember between evaluations, and the verdicts they return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+
+class ExitReason(StrEnum):
+    """Why a position is left; the order is the order in which reasons win."""
+
+    STOP_LOSS = "stop_loss"
+    BREAK_EVEN = "break_even"
+    TRAILING_STOP = "trailing_stop"
+    TAKE_PROFIT = "take_profit"
+    TIME_STOP = "time_stop"
+    FLATTEN = "flatten"
+
+
+class HoldReason(StrEnum):
+    """Why a position is kept. All but the first four mean that there is no price to act on."""
+
+    WITHIN_RULES = "within_rules"
+    GUARDED = "guarded"
+    """A rule has triggered and a guard delays it, inside its time box."""
+    HOLD_BELOW = "hold_below"
+    """A rule has triggered but the price is below `hold_below_price`."""
+    NO_STOP_NEAR_CLOSE = "no_stop_near_close"
+    NO_RULE = "no_rule"
+    BY_CHOICE = "by_choice"
+    """The rule says `protect = false`."""
+    NO_PRICE = "no_price"
+    """No quote at all, or none that is fresh."""
+    STALE_PRICE = "stale_price"
+    NO_BID = "no_bid"
+    BELOW_FLOOR = "below_floor"
+    CROSSED = "crossed"
+    PAUSED = "paused"
+    CLOSED = "closed"
+    NOT_OPEN = "not_open"
+    """The market has not opened, or its status is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRule:
+    """What leaves a position, in dollars of the held side; None switches a field off.
+
+    Field for field the rules file of the README; percentages are of the entry price.
+    """
+
+    stop_loss_price: Decimal | None = None
+    stop_loss_pct: Decimal | None = None
+    stop_loss_dollars: Decimal | None = None
+    """Loss of the whole position at which it is left."""
+    take_profit_price: Decimal | None = None
+    take_profit_pct: Decimal | None = None
+    trailing_stop_pct: Decimal | None = None
+    """Giveback from the best exit value seen."""
+    trailing_stop_price: Decimal | None = None
+    """The same in dollars."""
+    trailing_activation_pct: Decimal | None = None
+    break_even_after_pct: Decimal | None = None
+    exit_before_close_s: float | None = None
+    exit_after_entry_s: float | None = None
+    no_stop_before_close_s: float | None = None
+    hold_below_price: Decimal | None = None
+    confirm_ms: int = 0
+    confirm_updates: int = 1
+    max_spread: Decimal | None = None
+    min_bid_size: Decimal | None = None
+    guard_patience_ms: int = 10_000
+    protect: bool = True
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether anything in it can ever end the position on the losing side or in time."""
+        return self.protect and any(
+            value is not None
+            for value in (
+                self.stop_loss_price,
+                self.stop_loss_pct,
+                self.stop_loss_dollars,
+                self.take_profit_price,
+                self.take_profit_pct,
+                self.trailing_stop_pct,
+                self.trailing_stop_price,
+                self.break_even_after_pct,
+                self.exit_before_close_s,
+                self.exit_after_entry_s,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RuleState:
+    """What a rule remembers of one position between evaluations. Owned by the checker thread.
+
+    Times are monotonic seconds. A new position (or the other side) starts from a fresh one, so that a
+    trailing stop never inherits an old peak.
+    """
+
+    best_exit_value: Decimal | None = None
+    """High-water mark of the exit value."""
+    break_even_armed: bool = False
+    triggered_at: float | None = None
+    """Since when a rule has been triggered without a break; the guards' time box starts here."""
+    triggered_updates: int = 0
+    """Distinct quotes seen since then that kept it triggered."""
+    last_quote_at: float | None = None
+    """`received_monotonic` of the last quote counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep the position; `detail` is for people."""
+
+    why: HoldReason
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Leave the position.
+
+    `exit_value` is what the book pays now, `trigger_price` the level that was crossed, both in dollars
+    of the held side.
+    """
+
+    reason: ExitReason
+    exit_value: Decimal
+    trigger_price: Decimal | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One look at one position: the verdict, what it was based on, and what to remember.
+
+    `stop_price` and `take_profit_price` are the levels in force now (the tightest stop of all kinds),
+    None when there is none. `exit_value` is None when there is no price to act on.
+    """
+
+    ticker: str
+    decision: Hold | Exit
+    state: RuleState
+    exit_value: Decimal | None
+    bid_size: Decimal | None
+    stop_price: Decimal | None
+    take_profit_price: Decimal | None
+    price_age_s: float | None
+    price_source: str
+    at: float
+    """Wall time of the evaluation."""

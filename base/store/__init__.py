@@ -1,0 +1,1 @@
+"""The portfolio that the threads share."""

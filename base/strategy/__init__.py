@@ -1,0 +1,1 @@
+"""What may open positions. A strategy sees a view and returns intents; it never touches a client."""

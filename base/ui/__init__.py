@@ -1,0 +1,1 @@
+"""Read-only surfaces: page, API, metrics, terminal tables. Decides nothing."""
