@@ -1,1 +1,1 @@
-"""The only package that knows the exchange's wire: signatures, REST, WebSocket, price cache. Imports only model."""
+"""The only package that knows the exchange's wire: REST, WebSocket, price cache. Imports only model."""

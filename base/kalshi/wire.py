@@ -80,7 +80,7 @@ def parse_time(text: str) -> float:
 
 
 def format_price(price: Decimal) -> str:
-    """A price as the order endpoint takes it: four decimals, exact. Raises WireError if it would lose digits."""
+    """A price as the order endpoint takes it: four decimals, exact. Raises WireError on more."""
     text = f"{price:.4f}"
     if Decimal(text) != price:
         raise WireError(f"price {price} has more than four decimals")
@@ -88,7 +88,7 @@ def format_price(price: Decimal) -> str:
 
 
 def format_count(count: Decimal) -> str:
-    """A count as the order endpoint takes it: two decimals, exact. Raises WireError if it would lose digits."""
+    """A count as the order endpoint takes it: two decimals, exact. Raises WireError on more."""
     text = f"{count:.2f}"
     if Decimal(text) != count:
         raise WireError(f"count {count} has more than two decimals")

@@ -1,1 +1,1 @@
-"""A local Kalshi. Shares model and nothing else with the daemon, so that it cannot agree with its mistakes."""
+"""A local Kalshi. Shares the model and nothing else with the daemon: it must not agree with its mistakes."""

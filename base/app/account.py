@@ -1,0 +1,224 @@
+"""Keeps the portfolio, the required markets and the exchange in step.
+
+The stream's private messages make changes prompt; the pass of the thread `reconcile` (at start, every
+`RECONCILE_INTERVAL_S`, after every reconnect and whenever somebody doubts) makes them certain. A read
+that fails or is incomplete says nothing: nothing is treated as flat because of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from base.app.services import PeriodicService
+from base.clock import Clock
+from base.execution.exits import ExitDesk
+from base.kalshi.websocket_client import FeedState
+from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
+from base.log import log_event
+from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
+from base.model.market import Market
+from base.model.position import Fill, Position
+from base.model.rules import ExitRule
+from base.risk.price_needs import Refresh, Why
+from base.store.portfolio import Change, Portfolio
+
+logger = logging.getLogger(__name__)
+
+RECONCILE_SPACING_S = 1.0
+
+
+class RequiredSink(Protocol):
+    """The stream, as far as it is told what to subscribe to."""
+
+    def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None: ...
+
+
+class MarketDirectory:
+    """What must be streamed and kept: held markets that can still trade, and what the strategy watches.
+
+    The cache also keeps held markets that wait for settlement, for their status.
+    """
+
+    def __init__(
+        self, portfolio: Portfolio, cache: WebsocketPriceCache, feed: RequiredSink, clock: Clock
+    ) -> None:
+        self._portfolio = portfolio
+        self._cache = cache
+        self._feed = feed
+        self._clock = clock
+        # Held while the two sinks are told, so that an older answer cannot overtake a newer one; it is
+        # always taken before their own locks and never the other way round.
+        self._lock = threading.Lock()
+        self._watched: frozenset[str] = frozenset()
+
+    def watch(self, tickers: Iterable[str]) -> None:
+        """What the strategy wants streamed from now on."""
+        with self._lock:
+            self._watched = frozenset(tickers)
+        self.refresh()
+
+    @property
+    def watched(self) -> frozenset[str]:
+        with self._lock:
+            return self._watched
+
+    def refresh(self) -> None:
+        """Tell the cache and the stream what is required now."""
+        with self._lock:
+            held = frozenset(self._portfolio.positions())
+            entries = self._cache.snapshot()
+            wall = self._clock.now()
+            trading = {t for t in held if self._market(t, entries).status_at(wall).can_still_trade}
+            streamed = {
+                t for t in self._watched if self._market(t, entries).status_at(wall).can_still_trade
+            } | trading
+            self._cache.require(held | self._watched, held)
+            self._feed.set_required(streamed, trading)
+
+    @staticmethod
+    def _market(ticker: str, entries: Mapping[str, PriceEntry]) -> Market:
+        entry = entries.get(ticker)
+        return Market(ticker) if entry is None else entry.market
+
+
+class Account:
+    """Listens to the stream and reconciles. `read_positions` returns one complete read by ticker (and
+    raises otherwise); `is_paper` leaves the stream's words on the real account to the reads."""
+
+    def __init__(
+        self,
+        portfolio: Portfolio,
+        directory: MarketDirectory,
+        read_positions: Callable[[], Mapping[str, Position]],
+        request_prices: Callable[[Refresh], None],
+        interval_s: float,
+        clock: Clock,
+        *,
+        is_paper: bool,
+    ) -> None:
+        self._portfolio = portfolio
+        self._directory = directory
+        self._read_positions = read_positions
+        self._request_prices = request_prices
+        self._clock = clock
+        self._is_paper = is_paper
+        self._desk: ExitDesk | None = None
+        self._sweep_soon: Callable[[], None] = lambda: None
+        self.service = PeriodicService(
+            "reconcile", interval_s, self.reconcile, clock, spacing_s=RECONCILE_SPACING_S
+        )
+
+    def attach(self, desk: ExitDesk, sweep_soon: Callable[[], None]) -> None:
+        """Say who is to hear of orders and of a feed that changed; before any thread starts."""
+        self._desk = desk
+        self._sweep_soon = sweep_soon
+
+    # --- the stream ---------------------------------------------------------------------------------
+
+    def fill(self, fill: Fill) -> None:
+        if self._is_paper:
+            self.service.wake()
+            return
+        change = self._portfolio.apply_fill(fill)
+        if change is not None:
+            self._changed([change])
+
+    def order_update(self, update: OrderUpdate) -> None:
+        if self._desk is not None and not self._is_paper:
+            self._desk.order_update(update)
+
+    def position_update(self, update: PositionUpdate) -> None:
+        held = self._portfolio.get(update.ticker)
+        change = None if self._is_paper else self._portfolio.apply_update(update)
+        if change is not None:
+            self._changed([change])
+        elif (held.signed_count if held is not None else 0) != update.count:
+            self.service.wake()
+
+    def lifecycle(self, event: Lifecycle) -> None:
+        if self._portfolio.get(event.ticker) is None:
+            return
+        log_event(
+            logger,
+            logging.INFO,
+            "market_changed",
+            ticker=event.ticker,
+            kind=event.kind.value,
+            result=event.result or None,
+        )
+        self._directory.refresh()
+        if self._desk is not None:
+            self._desk.poke(event.ticker)
+
+    def feed_changed(self, state: FeedState) -> None:
+        self._sweep_soon()
+        if state is FeedState.LIVE:
+            self.service.wake()
+
+    # --- reads --------------------------------------------------------------------------------------
+
+    def reconcile(self) -> None:
+        """Compare with one complete read. Raises BotError when there is none; nothing changes then."""
+        was_loaded = self._portfolio.is_loaded
+        started_at = self._clock.monotonic()
+        rows = self._read_positions()
+        changes = self._portfolio.apply_read(rows, started_at)
+        self._changed(changes)
+        level = logging.INFO if changes or not was_loaded else logging.DEBUG
+        log_event(logger, level, "reconciled", positions=len(rows), changes=len(changes))
+
+    def _changed(self, changes: list[Change]) -> None:
+        if not changes:
+            return
+        self._directory.refresh()
+        for change in changes:
+            _log_change(change)
+        opened = tuple(sorted(c.ticker for c in changes if c.is_opened))
+        if opened:
+            self._request_prices(Refresh(opened, Why.MISSING))
+        self._sweep_soon()
+
+
+def _log_change(change: Change) -> None:
+    before, after = change.before, change.after
+    if after is None:
+        log_event(logger, logging.INFO, "position_closed", ticker=change.ticker, source=change.why)
+        return
+    log_event(
+        logger,
+        logging.INFO,
+        "position_opened" if before is None else "position_changed",
+        ticker=change.ticker,
+        side=after.outcome_side.value,
+        count=after.count,
+        was=before.signed_count if before is not None else None,
+        entry=round(after.entry_price, 4),
+        source=change.why,
+    )
+
+
+class Adoption:
+    """Whether positions that were opened elsewhere are protected (`ADOPT_POSITIONS`); thread-safe."""
+
+    def __init__(self, rule_of: Callable[[str], ExitRule], *, adopts: bool) -> None:
+        self._rule_of = rule_of
+        self._adopts = adopts
+        self._lock = threading.Lock()  # guards the field below
+        self._own: set[str] = set()
+
+    def opened_by_us(self, ticker: str) -> None:
+        with self._lock:
+            self._own.add(ticker)
+
+    def rule_of(self, ticker: str) -> ExitRule:
+        """The rule in force, without protection where the user did not want the position adopted."""
+        rule = self._rule_of(ticker)
+        if self._adopts:
+            return rule
+        with self._lock:
+            is_own = ticker in self._own
+        return rule if is_own else replace(rule, protect=False)

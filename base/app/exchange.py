@@ -1,0 +1,91 @@
+"""Everything that talks to the exchange, built once from the configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from base.app.config import Config
+from base.clock import Clock
+from base.errors import BotError
+from base.kalshi.order_connection import OrderConnection
+from base.kalshi.rate_limit import Quota, RateLimiter, RequestStats
+from base.kalshi.rest_client import RestClient
+from base.kalshi.server_clock import ServerClock
+from base.kalshi.signing import Signer, load_signer
+from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.log import log_event
+
+logger = logging.getLogger(__name__)
+
+BASIC_READ = Quota(200, 200)
+BASIC_WRITE = Quota(100, 100)
+"""The Basic tier (docs, rate limits): what is assumed until `/account/limits` has answered."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The REST side: one signer, one limiter and one set of counters for all connections."""
+
+    rest: RestClient
+    signer: Signer
+    server_clock: ServerClock
+    limiter: RateLimiter
+    stats: RequestStats
+    clock: Clock
+    rest_url: str
+
+    def open_order_connection(self) -> OrderConnection:
+        """A warm connection for one exit worker."""
+        return OrderConnection(
+            self.rest_url,
+            self.signer,
+            self.server_clock,
+            self.clock,
+            self.limiter,
+            stats=self.stats,
+            costs=self.rest.costs,
+        )
+
+    def sign_now(self, method: str, path: str) -> dict[str, str]:
+        """Fresh headers of one attempt."""
+        return self.signer.headers(method, path, self.server_clock.now_ms())
+
+    def read_prices(self, tickers: Sequence[str], cache: WebsocketPriceCache) -> int:
+        """Read these markets into the cache; return how many the exchange knew."""
+        snapshots = self.rest.get_markets(tickers)
+        for snapshot in snapshots:
+            cache.apply_market(snapshot.market)
+            cache.apply(snapshot.quote)
+        return len(snapshots)
+
+    def seed_limits(self) -> None:
+        """Take the account's own budget; on failure the Basic tier's stays assumed."""
+        try:
+            limits = self.rest.get_account_limits()
+            self.limiter.reseed(limits)
+            self.rest.get_endpoint_costs()
+        except BotError as exc:
+            log_event(logger, logging.WARNING, "limits_unread", why=exc, assumed="basic tier")
+            return
+        log_event(
+            logger,
+            logging.INFO,
+            "limits",
+            tier=limits.usage_tier,
+            read_a_second=limits.read.refill_per_s,
+            write_a_second=limits.write.refill_per_s,
+        )
+
+
+def open_exchange(config: Config, clock: Clock) -> Exchange:
+    """Load the key and build the clients; nothing is sent yet. Raises ConfigError."""
+    assert config.rest_url is not None, "the embedded sandbox has been started before"
+    assert config.private_key_path is not None, "checked with the configuration"
+    signer = load_signer(config.api_key_id, config.private_key_path)
+    server_clock = ServerClock(clock)
+    limiter = RateLimiter(clock, BASIC_READ, BASIC_WRITE)
+    stats = RequestStats(clock)
+    rest = RestClient(config.rest_url, signer, clock, server_clock, limiter, stats=stats)
+    return Exchange(rest, signer, server_clock, limiter, stats, clock, config.rest_url)

@@ -1,0 +1,113 @@
+"""One daemon per API key on this machine: two of them would both sell what is held."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from base.errors import AlreadyRunningError, ConfigError
+
+PID_BYTES_MAX = 20
+
+
+class InstanceLock:
+    """An exclusive lock on an API key, held until `release` or the end of the process.
+
+    The kernel drops a flock when its process dies, however it dies, so no stale lock can keep a restart
+    from protecting positions. The file lies in a per-user directory, not in STATE_DIR or the working
+    directory: a second copy started from somewhere else must find the same lock. It is never deleted,
+    because a lock on a deleted file excludes nobody.
+    """
+
+    def __init__(self, key_id: str, directory: Path | None = None) -> None:
+        self._directory = directory if directory is not None else default_directory(os.environ)
+        digest = hashlib.sha256(key_id.encode()).hexdigest()[:32]  # the name must not tell the key
+        self.path = self._directory / f"{digest}.lock"
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises AlreadyRunningError at once when another process holds it."""
+        if self._descriptor is not None:
+            return
+        _make_private_directory(self._directory)
+        descriptor = _open_lock_file(self.path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, PID_BYTES_MAX, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise AlreadyRunningError(
+                f"another instance (process {holder or 'unknown'}) runs with this API key; stop it first, "
+                f"or use another key (lock file {self.path})"
+            ) from None
+        except OSError as exc:
+            os.close(descriptor)
+            raise _unusable(self.path, exc.strerror or str(exc)) from exc
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go of the lock; does nothing when it is not held."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a child just being started still has a copy open
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> InstanceLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def default_directory(environ: Mapping[str, str], sessions: Path = Path("/run/user")) -> Path:
+    """The user's runtime directory where there is one, else a directory below the temporary one.
+
+    The runtime directory is also looked for where XDG_RUNTIME_DIR is not set: a copy started by cron must
+    find the lock of the one started from a login shell.
+    """
+    user_id = os.geteuid()
+    named = environ.get("XDG_RUNTIME_DIR", "")
+    for runtime in (Path(named), sessions / str(user_id)):
+        if runtime.is_absolute() and runtime.is_dir() and os.access(runtime, os.W_OK):
+            return runtime / "backstop"
+    return Path(tempfile.gettempdir()) / f"backstop-{user_id}"
+
+
+def _make_private_directory(directory: Path) -> None:
+    """Create the directory 0700; refuse one that another user could have prepared as a trap."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = directory.lstat()
+    except OSError as exc:
+        raise _unusable(directory, exc.strerror or str(exc)) from exc
+    if not stat.S_ISDIR(status.st_mode):  # lstat: a symbolic link is refused too
+        raise _unusable(directory, "it is not a directory")
+    if status.st_uid != os.geteuid():
+        raise _unusable(directory, f"it belongs to user {status.st_uid}")
+    if status.st_mode & 0o077:
+        directory.chmod(0o700)
+
+
+def _open_lock_file(path: Path) -> int:
+    """Open or create the file without following a symbolic link; children do not inherit the lock."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise _unusable(path, exc.strerror or str(exc)) from exc
+
+
+def _unusable(path: Path, why: str) -> ConfigError:
+    return ConfigError(
+        [f"instance lock {path}: {why}; remove it, or set XDG_RUNTIME_DIR to your own directory"]
+    )

@@ -1,0 +1,537 @@
+"""The daemon: wiring, start order, the main strategy loop, stop order, exit code.
+
+Main runs the strategy; the thread `supervisor` owns everything else about staying alive: signals, the
+watch over threads and feed, the trading state, and the order of stopping. It ends the process in time
+even when a strategy never returns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import random
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from types import FrameType
+from typing import Any
+
+from base.app.account import Account, Adoption, MarketDirectory
+from base.app.config import Config, TradingMode, describe
+from base.app.entries import EntryDesk
+from base.app.exchange import Exchange, open_exchange
+from base.app.instance_lock import InstanceLock
+from base.app.live_gateway import LiveGateway
+from base.app.logging_setup import configure_logging, register_secret
+from base.app.price_reads import PriceReads
+from base.app.rules import RulesInForce
+from base.app.sandbox_process import EmbeddedSandbox
+from base.app.supervisor import Supervisor, Watched
+from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
+from base.clock import Clock, SystemClock
+from base.errors import BotError, ConfigError
+from base.execution.exits import ExitDesk
+from base.execution.gateway import Gateway, PriceView
+from base.execution.paper import PaperGateway
+from base.kalshi.documents import to_position
+from base.kalshi.websocket_client import FeedSettings, NoFeed, WebsocketClient
+from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.log import log_event
+from base.model.position import Position
+from base.risk.limits import Limits
+from base.risk.stop_loss import CheckerSettings, StopLossChecker
+from base.store.portfolio import Portfolio
+from base.strategy.guard import Guard
+from base.strategy.interface import MarketView, OrderIntent, Strategy, StrategyView, Watching
+from base.strategy.value import Value
+from base.ui.metrics import render_metrics
+from base.ui.server import UiServer
+
+logger = logging.getLogger(__name__)
+
+STRATEGIES: dict[str, Callable[[Mapping[str, str]], Strategy]] = {"guard": Guard, "value": Value}
+INTENTS_MAX = 50
+"""Intents taken from one pass; a strategy that returns more is cut off there."""
+LEAKY_ENVIRONMENT = (
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "NETRC",
+    "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "WEBSOCKET_CLIENT_CA_BUNDLE",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+"""Variables by which libraries would send signed headers elsewhere or trust other certificates."""
+
+
+def run_daemon(config: Config) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code. Raises ConfigError and AlreadyRunningError."""
+    configure_logging(config.log_level.value, config.log_format.value, config.log_file)
+    for name in LEAKY_ENVIRONMENT:
+        if os.environ.pop(name, None) is not None:
+            log_event(logger, logging.WARNING, "environment_ignored", name=name)
+    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    clock = SystemClock()
+    sandbox: EmbeddedSandbox | None = None
+    try:
+        if config.runs_embedded_sandbox:
+            sandbox_lock = InstanceLock(f"sandbox:{config.state_dir.resolve()}")
+            sandbox_lock.acquire()
+            sandbox = EmbeddedSandbox(config.state_dir, clock)
+            address = sandbox.start()
+            config = config.with_exchange(address.rest_url, address.ws_url, address.key_id, address.key_file)
+        register_secret(config.api_key_id)
+        with InstanceLock(config.api_key_id):
+            return Daemon(config, clock).run()
+    finally:
+        if sandbox is not None:
+            sandbox.stop()
+
+
+def load_strategy(name: str, settings: Mapping[str, str]) -> Strategy:
+    """A built-in strategy by name, or `package.module:ClassName`. Raises ConfigError."""
+    if name in STRATEGIES:
+        return STRATEGIES[name](settings)
+    module_name, _, class_name = name.partition(":")
+    if not class_name:
+        known = ", ".join(sorted(STRATEGIES))
+        raise ConfigError([f"STRATEGY={name!r} is neither built in ({known}) nor package.module:ClassName"])
+    sys.path.insert(0, os.getcwd())  # the user's own module stands beside their .env
+    try:
+        strategy = getattr(importlib.import_module(module_name), class_name)(settings)
+    except ConfigError:
+        raise
+    except Exception as exc:  # the user's code: whatever it raises, they need to read it
+        raise ConfigError([f"STRATEGY={name!r} cannot be loaded: {type(exc).__name__}: {exc}"]) from exc
+    finally:
+        sys.path.pop(0)
+    if not callable(getattr(strategy, "decide", None)):
+        raise ConfigError([f"STRATEGY={name!r} has no method decide(view)"])
+    loaded: Strategy = strategy
+    return loaded
+
+
+@dataclass(slots=True)
+class _StrategyHealth:
+    """Owned by main, read by others: single fields, each replaced whole."""
+
+    last_pass_at: float | None = None
+    passes: int = 0
+    errors: int = 0
+    failing: bool = False
+    last_error: str = ""
+    intents: int = 0
+
+
+class Daemon:
+    """One run from start to stop. `run` is called on the main thread."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._strategy = load_strategy(config.strategy, config.strategy_settings)
+        self._rules = RulesInForce(config.rules_file, config.default_rule)
+        self._stop = threading.Event()
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._signal_count = 0
+        self._health = _StrategyHealth()
+        self._is_paper = config.effective_trading_mode is TradingMode.PAPER
+
+        self._exchange: Exchange = open_exchange(config, clock)
+        self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
+        self._portfolio = Portfolio(clock)
+        self._adoption = Adoption(self._rules.rule_of, adopts=config.adopt_positions)
+        self._paper = PaperGateway(self._price_view, self._read_prices, clock) if self._is_paper else None
+        self._gateway: Gateway = self._paper or LiveGateway(
+            self._exchange.rest, self._exchange.open_order_connection, self._cache, clock
+        )
+        self._build_threads()
+
+    def _build_threads(self) -> None:
+        config, clock = self._config, self._clock
+        self._reads = PriceReads(self._read_prices, self._cache, self._is_confirmed, self._suspect, clock)
+        self._feed: WebsocketClient | NoFeed = NoFeed()
+        directory_feed = _LateFeed()
+        self._directory = MarketDirectory(self._portfolio, self._cache, directory_feed, clock)
+        self._account = Account(
+            self._portfolio,
+            self._directory,
+            self._read_positions,
+            self._reads.request,
+            config.reconcile_interval_s,
+            clock,
+            is_paper=self._is_paper,
+        )
+        if config.websocket_enabled:
+            assert config.ws_url is not None, "set together with the REST URL"
+            self._feed = WebsocketClient(
+                FeedSettings(
+                    url=config.ws_url,
+                    silent_after_s=config.feed_silent_after_s,
+                    reconnect_delay_initial_s=config.reconnect_delay_initial_s,
+                    reconnect_delay_max_s=config.reconnect_delay_max_s,
+                    orderbook_feed=config.orderbook_feed,
+                ),
+                self._exchange.sign_now,
+                self._exchange.server_clock,
+                self._cache,
+                self._account,
+                clock,
+                random.Random(),
+            )
+        directory_feed.target = self._feed
+        self._desk = ExitDesk(
+            self._gateway, self._portfolio, self._price_view, self._account.service.wake, clock
+        )
+        self._checker = StopLossChecker(
+            CheckerSettings(
+                config.stop_loss_interval_s, config.price_stale_after_s, config.exit_floor_dollars
+            ),
+            self._cache,
+            self._portfolio,
+            self._feed,
+            self._adoption.rule_of,
+            self._desk,
+            self._reads.request,
+            self._directory.refresh,
+            clock,
+        )
+        self._account.attach(self._desk, self._checker.sweep_soon)
+        self._supervisor = Supervisor(
+            self._watched(),
+            self._signals,
+            self._rules.reload,
+            self._feed.enforce_liveness if isinstance(self._feed, WebsocketClient) else (lambda: None),
+            self._portfolio,
+            self._limits(),
+            self._stop,
+            self._shut_down,
+            clock,
+        )
+        self._entries = EntryDesk(
+            self._gateway,
+            self._portfolio,
+            self._cache,
+            self._limits(),
+            lambda: self._supervisor.trading_state()[0],
+            self._adoption.opened_by_us,
+            clock,
+        )
+        self._board = StatusBoard(self._sources(), config.ui_interval_s, clock)
+        self._server = UiServer(
+            config.ui_host,
+            config.ui_port,
+            config.ui_token,
+            self._board.document,
+            self._board.explain,
+            lambda: render_metrics(self._board.document()),
+        )
+
+    def _limits(self) -> Limits:
+        c = self._config
+        return Limits(
+            max_order_cost=c.max_order_cost_dollars,
+            max_position_cost=c.max_position_cost_dollars,
+            max_total_exposure=c.max_total_exposure_dollars,
+            max_daily_loss=c.max_daily_loss_dollars,
+        )
+
+    def _sources(self) -> StatusSources:
+        return StatusSources(
+            env=self._config.env.value,
+            trading_mode=self._config.effective_trading_mode.value,
+            positions=self._checker.checked_positions,
+            exits=self._desk.views,
+            history=self._checker.history,
+            feed=self._feed.status,
+            rest=self._exchange.stats.counts,
+            ledger=self._portfolio.ledger,
+            threads=self._thread_health,
+            trading_state=self._supervisor.trading_state,
+            strategy=self._strategy_status,
+            is_reconciled=lambda: self._portfolio.is_loaded,
+        )
+
+    # --- views that several threads use -------------------------------------------------------------
+
+    def _price_view(self, ticker: str) -> PriceView | None:
+        entry = self._cache.get(ticker)
+        if entry is None:
+            return None
+        return PriceView(
+            entry.market,
+            entry.quote,
+            entry.age_s(self._clock.monotonic()),
+            self._is_confirmed(ticker),
+        )
+
+    def _is_confirmed(self, ticker: str) -> bool:
+        return self._feed.is_confirmed(ticker)
+
+    def _suspect(self, tickers: Sequence[str]) -> None:
+        self._feed.suspect(tickers)
+
+    def _read_prices(self, tickers: Sequence[str]) -> int:
+        return self._exchange.read_prices(tickers, self._cache)
+
+    def _read_positions(self) -> Mapping[str, Position]:
+        rows = [to_position(row) for row in self._exchange.rest.get_positions()]
+        held = {p.ticker: p for p in rows if p is not None}
+        return held if self._paper is None else self._paper.overlay(held)
+
+    # --- the run ------------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Start everything, run the strategy loop, and return when the supervisor has stopped it all."""
+        for line in describe(self._config):
+            logger.debug("config %s", line)
+        self._server.start()  # first: a port that is taken is a configuration error, said before anything
+        self._install_signals()
+        log_event(
+            logger,
+            logging.INFO,
+            "started",
+            env=self._config.env.value,
+            trading_mode=self._config.effective_trading_mode.value,
+            strategy=self._config.strategy,
+            rest=self._config.rest_url,
+            ui=f"http://{self._config.ui_host}:{self._server.port}/",
+            pid=os.getpid(),
+        )
+        for warning in self._config.warnings:
+            log_event(logger, logging.WARNING, "config_warning", text=warning)
+        if self._config.alert_urls:
+            log_event(
+                logger,
+                logging.WARNING,
+                "alerts_not_sent",
+                why="this version sends no alerts to ALERT_URLS; watch the log or /healthz",
+            )
+        self._supervisor.start()
+        self._load_what_is_held()
+        self._start_threads()
+        self._strategy_loop()
+        return self._supervisor.wait_for_exit_code()
+
+    def _load_what_is_held(self) -> None:
+        """The first look at the account and its prices, before the threads; failure is not the end."""
+        self._exchange.seed_limits()
+        self._account.service.run_guarded()
+        self._watch_what_the_strategy_wants()
+        required = sorted(self._cache.required)
+        if not required:
+            return
+        try:
+            self._read_prices(required)
+        except BotError as exc:
+            log_event(logger, logging.ERROR, "price_read_failed", tickers=len(required), why=exc)
+        self._directory.refresh()
+
+    def _start_threads(self) -> None:
+        if self._stop.is_set():
+            return
+        self._desk.start()
+        if isinstance(self._feed, WebsocketClient):
+            self._feed.start()
+        self._reads.service.start()
+        self._checker.start()
+        self._account.service.start()
+        self._board.service.start()
+        self._supervisor.watch_threads()
+
+    def _install_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Runs on main between two bytecodes: only a reentrant queue is touched here."""
+        if number != signal.SIGHUP:
+            self._signal_count += 1
+            if self._signal_count > 1:
+                os._exit(4)  # the user insists
+        self._signals.put(number)
+
+    # --- the strategy loop --------------------------------------------------------------------------
+
+    def _strategy_loop(self) -> None:
+        while not self._stop.is_set():
+            started = self._clock.monotonic()
+            self.strategy_pass()
+            self._clock.wait(
+                self._stop, self._config.strategy_interval_s - (self._clock.monotonic() - started)
+            )
+
+    def strategy_pass(self) -> None:
+        """Collect, decide, check, execute, subscribe. Whatever the strategy does, this returns."""
+        health = self._health
+        try:
+            self._watch_what_the_strategy_wants()
+            intents = self._ask_strategy()
+            for intent in intents:
+                if self._stop.is_set():
+                    break
+                if self._entries.place(intent):
+                    self._directory.refresh()
+                    self._checker.sweep_soon()
+            health.failing = False
+        except Exception as exc:  # the strategy is the user's code: it must not take anything else down
+            health.errors += 1
+            health.failing = True
+            health.last_error = f"{type(exc).__name__}: {exc}"[:300]
+            logger.exception("event=strategy_failed strategy=%s", self._config.strategy)
+        health.passes += 1
+        health.last_pass_at = self._clock.monotonic()
+
+    def _watch_what_the_strategy_wants(self) -> None:
+        if isinstance(self._strategy, Watching):
+            wanted = [t for t in self._strategy.watches() if isinstance(t, str)]
+            if frozenset(wanted) != self._directory.watched:
+                self._directory.watch(wanted)
+
+    def _ask_strategy(self) -> list[OrderIntent]:
+        returned: Iterable[object] = self._strategy.decide(self._strategy_view())
+        intents: list[OrderIntent] = []
+        for item in returned:
+            if not isinstance(item, OrderIntent) or not _is_sane(item):
+                raise TypeError(f"decide() returned {item!r:.100}, which is no OrderIntent")
+            intents.append(item)
+            if len(intents) >= INTENTS_MAX:
+                log_event(logger, logging.WARNING, "intents_cut_off", taken=INTENTS_MAX)
+                break
+        self._health.intents += len(intents)
+        return intents
+
+    def _strategy_view(self) -> StrategyView:
+        feed = self._feed.status()
+        now = self._clock.monotonic()
+        positions = self._portfolio.positions()
+        markets = {}
+        for ticker, entry in self._cache.snapshot().items():
+            is_fresh = ticker in feed.confirmed or not entry.is_stale(now)
+            markets[ticker] = MarketView(
+                entry.market, entry.quote if is_fresh else None, positions.get(ticker)
+            )
+        return StrategyView(
+            now=self._clock.now(),
+            markets=markets,
+            positions=positions,
+            may_enter=self._supervisor.trading_state()[0].may_enter,
+            feed_is_live=feed.is_live,
+            exposure_dollars=sum((p.cost for p in positions.values()), Decimal(0)),
+        )
+
+    def _strategy_status(self) -> dict[str, Any]:
+        h = self._health
+        return {
+            "name": self._config.strategy,
+            "passes": h.passes,
+            "errors": h.errors,
+            "failing": h.failing,
+            "last_error": h.last_error,
+            "intents": h.intents,
+        }
+
+    # --- supervision --------------------------------------------------------------------------------
+
+    def _watched(self) -> list[Watched]:
+        """The threads that the supervisor looks after; a late one counts against `/healthz`."""
+        c = self._config
+        watched = [
+            Watched(
+                "stop-loss",
+                lambda: self._checker.is_alive,
+                lambda: self._checker.last_pass_at,
+                self._checker.start,
+                3 * c.stop_loss_interval_s + 1.0,
+            ),
+            Watched(
+                "ui-metrics",
+                lambda: self._board.service.is_alive,
+                lambda: self._board.service.last_pass_at,
+                lambda: self._board.service.start(),
+                3 * c.ui_interval_s + 2.0,
+            ),
+            Watched(
+                "reconcile",
+                lambda: self._account.service.is_alive,
+                lambda: self._account.service.last_pass_at,
+                self._account.service.start,
+                3 * c.reconcile_interval_s + 15.0,
+            ),
+            Watched(
+                "price-reads",
+                lambda: self._reads.service.is_alive,
+                None,
+                self._reads.service.start,
+                0.0,
+            ),
+        ]
+        if c.websocket_enabled:
+            feed = self._feed
+            assert isinstance(feed, WebsocketClient)
+            watched.append(
+                Watched(
+                    "websocket",
+                    lambda: feed.is_alive,
+                    lambda: feed.last_pass_at,
+                    feed.start,
+                    c.reconnect_delay_max_s + 30.0,
+                )
+            )
+        return watched
+
+    def _thread_health(self) -> dict[str, ThreadHealth]:
+        now = self._clock.monotonic()
+        last = self._health.last_pass_at
+        threads = {
+            "strategy-loop": ThreadHealth(
+                threading.main_thread().is_alive(),
+                None if last is None else now - last,
+                2 * self._config.strategy_interval_s + 5.0,
+            ),
+            "websocket": ThreadHealth(False, None, 0.0),
+        }
+        if not self._config.websocket_enabled:
+            del threads["websocket"]
+        threads |= self._supervisor.thread_health()
+        return threads
+
+    def _shut_down(self) -> bool:
+        """Stop in order, no new risk first; return whether everything ended in time.
+
+        Main leaves its loop by the stop event. Exits in flight are finished while the feed and the
+        reads still run; nothing rests at the exchange, because every order is immediate-or-cancel.
+        """
+        finished = self._desk.stop(timeout_s=5.0)
+        self._checker.stop()
+        self._account.service.stop()
+        self._reads.service.stop()
+        if isinstance(self._feed, WebsocketClient):
+            self._feed.stop()
+        self._board.service.stop()
+        in_time = self._checker.join(1.0)
+        for join in (self._account.service.join, self._reads.service.join, self._board.service.join):
+            join(0.3)
+        if isinstance(self._feed, WebsocketClient):
+            self._feed.join(0.5)
+        self._exchange.rest.close()
+        log_summary(self._board.document())
+        self._server.stop()
+        self._server.join(0.5)
+        return finished and in_time
+
+
+class _LateFeed:
+    """The stream and what is told to it need each other; this one is filled in when both are there."""
+
+    def __init__(self) -> None:
+        self.target: WebsocketClient | NoFeed = NoFeed()
+
+    def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None:
+        self.target.set_required(tickers, held)
+
+
+def _is_sane(intent: OrderIntent) -> bool:
+    """Whether the numbers are Decimals that can be judged at all."""
+    return all(isinstance(n, Decimal) and n.is_finite() and n > 0 for n in (intent.count, intent.price))

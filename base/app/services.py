@@ -1,0 +1,103 @@
+"""Named threads: start / stop / join, a pass that tests call directly, and when it was last completed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from base.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+FAILURES_LOGGED_EVERY_S = 60.0
+
+
+class PeriodicService:
+    """Calls `run_once` every `interval_s`, sooner when woken, never more often than `spacing_s`.
+
+    An exception ends the pass, not the thread: it is logged (with a traceback at most once a minute)
+    and counted, and the pass does not count as completed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        interval_s: float,
+        run_once: Callable[[], None],
+        clock: Clock,
+        spacing_s: float = 0.0,
+    ) -> None:
+        self.name = name
+        self.interval_s = interval_s
+        self._run_once = run_once
+        self._clock = clock
+        self._spacing_s = spacing_s
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # guards the fields below
+        self._last_pass_at: float | None = None
+        self._failures = 0
+        self._last_logged_at: float | None = None
+
+    def start(self) -> None:
+        """Start the thread, or a new one where the last has died."""
+        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._wake.set()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; return whether it has ended."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return not self.is_alive
+
+    def wake(self) -> None:
+        """Ask for a pass now."""
+        self._wake.set()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def last_pass_at(self) -> float | None:
+        """Monotonic time at which the last pass was completed, None before the first."""
+        with self._lock:
+            return self._last_pass_at
+
+    @property
+    def failures(self) -> int:
+        with self._lock:
+            return self._failures
+
+    def run_guarded(self) -> bool:
+        """One pass; return whether it was completed."""
+        try:
+            self._run_once()
+        except Exception:  # safety net: the next pass must come
+            now = self._clock.monotonic()
+            with self._lock:
+                self._failures += 1
+                is_due = self._last_logged_at is None or now - self._last_logged_at >= FAILURES_LOGGED_EVERY_S
+                if is_due:
+                    self._last_logged_at = now
+            if is_due:
+                logger.exception("event=pass_failed thread=%s", self.name)
+            return False
+        with self._lock:
+            self._last_pass_at = self._clock.monotonic()
+        return True
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = self._clock.monotonic()
+            self._wake.clear()
+            self.run_guarded()
+            self._clock.wait(self._stop, min(self._spacing_s, self.interval_s))
+            if not self._stop.is_set():
+                self._clock.wait(self._wake, self.interval_s - (self._clock.monotonic() - started))

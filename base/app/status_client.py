@@ -1,0 +1,80 @@
+"""Asks the running daemon's own HTTP server, for the commands `status` and `explain`."""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from base.app.config import Config
+from base.errors import BotError
+
+TIMEOUT_S = 5.0
+BYTES_MAX = 32_000_000
+
+
+class NoAnswerError(BotError):
+    """The daemon did not answer, or not with what was asked for; the message says what to do."""
+
+
+def read_status(config: Config) -> dict[str, Any]:
+    """The document of `/api/status`. Raises NoAnswerError."""
+    return _get(config, "/api/status")
+
+
+def read_evaluations(config: Config, ticker: str) -> list[dict[str, Any]]:
+    """The last evaluations of one position's rules. Raises NoAnswerError."""
+    rows = _get(config, f"/api/explain/{quote(ticker, safe='')}").get("rows")
+    if not isinstance(rows, list):
+        raise NoAnswerError("the daemon's answer holds no evaluations; run the same version of both")
+    return rows
+
+
+def _get(config: Config, path: str) -> dict[str, Any]:
+    host = _reachable(config.ui_host)
+    where = f"http://{f'[{host}]' if ':' in host else host}:{config.ui_port}"
+    headers = {"Accept": "application/json", "Connection": "close"}
+    if config.ui_token:
+        headers["Authorization"] = f"Bearer {config.ui_token}"
+    connection = http.client.HTTPConnection(host, config.ui_port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        status, body = response.status, response.read(BYTES_MAX)
+    except (OSError, http.client.HTTPException) as exc:
+        raise NoAnswerError(
+            f"no daemon answers at {where} ({exc or type(exc).__name__}); "
+            "start one with the command run, or set UI_HOST and UI_PORT to where it listens"
+        ) from exc
+    finally:
+        connection.close()
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    if status == 200 and isinstance(document, dict):
+        return document
+    raise NoAnswerError(_refusal(status, document, where))
+
+
+def _refusal(status: int, document: object, where: str) -> str:
+    if status == 401:
+        return f"the daemon at {where} wants its token; set UI_TOKEN here to the same value as there"
+    said = document.get("error") if isinstance(document, Mapping) else None
+    return (
+        f"{where} answered {status}: {said or 'not the status page of Backstop; check UI_HOST and UI_PORT'}"
+    )
+
+
+def _reachable(host: str) -> str:
+    """Where a client of this machine finds a server that listens on `host`."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:  # 0.0.0.0 or ::, every address of the machine
+        return "127.0.0.1" if address.version == 4 else "::1"
+    return host

@@ -1,0 +1,218 @@
+"""The thread `supervisor`: signals, the watch over the other threads, the trading state, the way out.
+
+A thread that dies is restarted once; if it dies again the process leaves with code 4 so that the service
+manager starts a clean one. A checker that makes no pass for `STALLED_S` is as good as dead, and cannot
+be restarted from inside: code 4 too. Either way the bot only reduces from the first trouble on.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from base.app.ui_metrics import ThreadHealth
+from base.clock import Clock
+from base.log import log_event
+from base.risk.limits import Limits, is_daily_loss_hit
+from base.risk.trading_state import StateInputs, TradingState, next_state
+from base.store.portfolio import Portfolio
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.25
+STALLED_S = 60.0
+MAIN_GRACE_S = 1.0
+"""How long main may take to come out of the strategy after everything else has stopped."""
+EXIT_OK = 0
+EXIT_UNSAFE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One thread: how to see and restart it. `last_pass_at` is None for one that only works on demand."""
+
+    name: str
+    is_alive: Callable[[], bool]
+    last_pass_at: Callable[[], float | None] | None
+    restart: Callable[[], None]
+    late_after_s: float
+
+
+class Supervisor:
+    """`shut_down` stops everything else in order and says whether it ended in time."""
+
+    def __init__(
+        self,
+        watched: list[Watched],
+        signals: queue.SimpleQueue[int],
+        reload_rules: Callable[[], bool],
+        enforce_liveness: Callable[[], None],
+        portfolio: Portfolio,
+        limits: Limits,
+        stop: threading.Event,
+        shut_down: Callable[[], bool],
+        clock: Clock,
+        leave: Callable[[int], None] = os._exit,
+    ) -> None:
+        self._watched = watched
+        self._signals = signals
+        self._reload_rules = reload_rules
+        self._enforce_liveness = enforce_liveness
+        self._portfolio = portfolio
+        self._limits = limits
+        self._stop = stop
+        self._shut_down = shut_down
+        self._clock = clock
+        self._leave = leave
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        self._done = threading.Event()
+        self._main_left = threading.Event()
+        self._lock = threading.Lock()  # guards the fields below
+        self._state = TradingState.REDUCING
+        self._state_why = "starting"
+        self._exit_code = EXIT_OK
+        self._deaths: dict[str, int] = {}
+        self._is_watching = False
+        self._watching_since = 0.0
+
+    # --- what others may ask ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def watch_threads(self) -> None:
+        """All threads have been started: from now on a dead one is trouble."""
+        with self._lock:
+            self._is_watching = True
+            self._watching_since = self._clock.monotonic()
+
+    def trading_state(self) -> tuple[TradingState, str]:
+        with self._lock:
+            return self._state, self._state_why
+
+    def thread_health(self) -> dict[str, ThreadHealth]:
+        now = self._clock.monotonic()
+        with self._lock:
+            since = self._watching_since
+        health = {}
+        for w in self._watched:
+            if w.last_pass_at is None:
+                age: float | None = 0.0
+            else:
+                last = w.last_pass_at()
+                age = None if last is None else now - last
+                if last is None and now - since < w.late_after_s:
+                    age = now - since  # it has only just been started
+            health[w.name] = ThreadHealth(w.is_alive(), age, w.late_after_s)
+        return health
+
+    def wait_for_exit_code(self) -> int:
+        """For main, after its loop: wait until all else has stopped."""
+        self._main_left.set()
+        self._clock.wait(self._done, 15.0)
+        with self._lock:
+            return self._exit_code
+
+    # --- the thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.run_once(self._next_signal())
+            except Exception:  # safety net: nobody watches the watcher
+                logger.exception("event=supervisor_error")
+        self._end()
+
+    def _next_signal(self) -> int | None:
+        try:
+            return self._signals.get(timeout=TICK_S)
+        except queue.Empty:
+            return None
+
+    def run_once(self, number: int | None) -> None:
+        """One look around, after a signal or none."""
+        if number == signal.SIGHUP:
+            self._reload_rules()
+        elif number is not None:
+            log_event(logger, logging.INFO, "stopping", signal=signal.Signals(number).name)
+            self._stop.set()
+            return
+        self._enforce_liveness()
+        self._look_after_threads()
+        self._update_trading_state()
+
+    def _look_after_threads(self) -> None:
+        with self._lock:
+            if not self._is_watching:
+                return
+            since = self._watching_since
+        now = self._clock.monotonic()
+        for w in self._watched:
+            if not w.is_alive():
+                self._revive(w)
+            elif w.last_pass_at is not None and w.name == "stop-loss":
+                last = w.last_pass_at() or since
+                if now - last > STALLED_S + w.late_after_s:
+                    log_event(logger, logging.CRITICAL, "thread_stalled", thread=w.name, age_s=now - last)
+                    faulthandler.dump_traceback(file=sys.stderr)
+                    self._give_up()
+
+    def _revive(self, w: Watched) -> None:
+        with self._lock:
+            deaths = self._deaths[w.name] = self._deaths.get(w.name, 0) + 1
+        if deaths > 1:
+            log_event(logger, logging.CRITICAL, "thread_died_again", thread=w.name)
+            self._give_up()
+            return
+        log_event(logger, logging.CRITICAL, "thread_died", thread=w.name, action="restarted once")
+        w.restart()
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._exit_code = EXIT_UNSAFE
+        self._stop.set()
+
+    def _update_trading_state(self) -> None:
+        ledger = self._portfolio.ledger()
+        inputs = StateInputs(
+            reconciled_once=self._portfolio.is_loaded,
+            daily_loss_hit=is_daily_loss_hit(ledger.realized - ledger.fees, self._limits),
+            service_died=bool(self._deaths),
+        )
+        with self._lock:
+            change = next_state(self._state, inputs)
+            self._state, self._state_why = change.current, change.why
+        if change.changed:
+            log_event(
+                logger,
+                logging.INFO if change.current is TradingState.ACTIVE else logging.WARNING,
+                "trading_state",
+                state=change.current.value,
+                was=change.previous.value,
+                why=change.why or None,
+            )
+
+    def _end(self) -> None:
+        """Stop everything in order, then end the process even if main never comes out of the strategy."""
+        try:
+            in_time = self._shut_down()
+        except Exception:  # safety net: the process must end
+            logger.exception("event=shutdown_error")
+            in_time = False
+        with self._lock:
+            code = self._exit_code
+        log_event(logger, logging.INFO, "stopped", code=code, in_time=in_time)
+        self._done.set()
+        if not self._main_left.is_set():
+            self._clock.wait(self._main_left, MAIN_GRACE_S)
+        if not self._main_left.is_set():
+            log_event(logger, logging.WARNING, "strategy_abandoned", why="it did not return in time")
+            logging.shutdown()
+            self._leave(code)

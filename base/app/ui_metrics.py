@@ -1,0 +1,300 @@
+"""The UI metrics thread: one document of what is true now, and one summary line a minute.
+
+Coverage comes first everywhere: of the open positions, how many are protected right now, and why not the
+others. The document is the contract's `/api/status`; the page, `/healthz`, `/metrics` and the summary
+line all read it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from base.app.services import PeriodicService
+from base.clock import Clock
+from base.execution.exits import EpisodeView
+from base.kalshi.rate_limit import RequestCounts
+from base.kalshi.websocket_client import FeedStatus
+from base.log import log_event
+from base.model.rules import Evaluation, Hold
+from base.risk.coverage import summarize
+from base.risk.stop_loss import CheckedPosition, HistoryRow
+from base.risk.trading_state import TradingState
+from base.store.portfolio import Ledger
+
+logger = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+SUMMARY_EVERY_S = 60.0
+EXITS_SHOWN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadHealth:
+    """One thread: `last_pass_age_s` is None before its first pass; `late_after_s` bounds it."""
+
+    alive: bool
+    last_pass_age_s: float | None
+    late_after_s: float
+
+    @property
+    def is_on_time(self) -> bool:
+        return self.alive and self.last_pass_age_s is not None and self.last_pass_age_s <= self.late_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSources:
+    """Where the document's parts come from; each is called without a lock held and must be quick."""
+
+    env: str
+    trading_mode: str
+    positions: Callable[[], list[CheckedPosition]]
+    exits: Callable[[], list[EpisodeView]]
+    history: Callable[[str], list[HistoryRow] | None]
+    feed: Callable[[], FeedStatus]
+    rest: Callable[[], RequestCounts]
+    ledger: Callable[[], Ledger]
+    threads: Callable[[], Mapping[str, ThreadHealth]]
+    trading_state: Callable[[], tuple[TradingState, str]]
+    strategy: Callable[[], Mapping[str, Any]]
+    is_reconciled: Callable[[], bool]
+
+
+class StatusBoard:
+    """Builds the document at most once an interval and hands it out; thread-safe."""
+
+    def __init__(self, sources: StatusSources, interval_s: float, clock: Clock) -> None:
+        self._sources = sources
+        self._interval_s = interval_s
+        self._clock = clock
+        self._started_at = clock.now()
+        self._started_monotonic = clock.monotonic()
+        self._last_summary = clock.monotonic()
+        self.service = PeriodicService("ui-metrics", interval_s, self.run_once, clock)
+        self._lock = threading.Lock()  # guards the fields below; never held while building
+        self._document: dict[str, Any] = {}
+        self._built_at: float | None = None
+
+    def run_once(self) -> None:
+        """Build the document anew; once a minute, say it in a line."""
+        document = self._build()
+        now = self._clock.monotonic()
+        with self._lock:
+            self._document, self._built_at = document, now
+        if now - self._last_summary >= SUMMARY_EVERY_S:
+            self._last_summary = now
+            log_summary(document)
+
+    def document(self) -> dict[str, Any]:
+        """The current document, never older than an interval: a reader builds it when the thread is late."""
+        now = self._clock.monotonic()
+        with self._lock:
+            if self._built_at is not None and now - self._built_at <= self._interval_s * 1.5:
+                return self._document
+        document = self._build()
+        with self._lock:
+            self._document, self._built_at = document, now
+        return document
+
+    def explain(self, ticker: str) -> list[dict[str, Any]] | None:
+        """The last evaluations of one position, oldest first; None when it is not held."""
+        rows = self._sources.history(ticker)
+        return None if rows is None else [_explain_row(r) for r in rows]
+
+    def _build(self) -> dict[str, Any]:
+        s = self._sources
+        checked = s.positions()
+        coverage = summarize((c.position.ticker, c.protection) for c in checked)
+        feed = s.feed()
+        rest = s.rest()
+        ledger = s.ledger()
+        threads = s.threads()
+        state, why = s.trading_state()
+        strategy = s.strategy()
+        reasons = [f"{ticker} unprotected: {reason}" for ticker, reason in coverage.unprotected]
+        reasons = [
+            r for r, c in zip(reasons, coverage.unprotected, strict=True) if c[1] != "by_choice"
+        ]  # left unprotected on purpose is shown, not alarmed
+        for name, health in threads.items():
+            if not health.is_on_time:
+                reasons.append(f"thread {name} is {'late' if health.alive else 'dead'}")
+        if not s.is_reconciled():
+            reasons.append("positions have not been read from the exchange yet")
+        if strategy.get("failing"):
+            reasons.append(f"strategy: {strategy.get('last_error')}")
+        return {
+            "version": VERSION,
+            "env": s.env,
+            "trading_mode": s.trading_mode,
+            "trading_state": state.value,
+            "trading_state_why": why,
+            "started_at": _iso(self._started_at),
+            "at": _iso(self._clock.now()),
+            "uptime_s": round(self._clock.monotonic() - self._started_monotonic, 1),
+            "health": {"ok": not reasons, "reasons": reasons},
+            "coverage": {
+                "open": coverage.open,
+                "protected": coverage.protected,
+                "unprotected": [{"ticker": t, "reason": r} for t, r in coverage.unprotected],
+            },
+            "feed": _feed(feed),
+            "rest": {
+                "reads_last_60s": rest.reads,
+                "writes_last_60s": rest.writes,
+                "price_reads_last_60s": rest.price_reads,
+                "rate_limited_last_60s": rest.rate_limited,
+            },
+            "threads": {
+                name: {
+                    "alive": h.alive,
+                    "last_pass_age_s": _seconds(h.last_pass_age_s),
+                    "on_time": h.is_on_time,
+                }
+                for name, h in threads.items()
+            },
+            "strategy": dict(strategy),
+            "positions": [_position(c) for c in checked],
+            "exits": [_exit(e) for e in s.exits()[-EXITS_SHOWN:]],
+            "pnl": {
+                "day": ledger.day,
+                "realized_today": _money(ledger.realized),
+                "unrealized": _money(_unrealized(checked)),
+                "fees_today": _money(ledger.fees),
+            },
+        }
+
+
+def log_summary(document: Mapping[str, Any]) -> None:
+    """The line a minute for somebody who tails the log at night: coverage first."""
+    coverage, feed, rest, pnl = (document[k] for k in ("coverage", "feed", "rest", "pnl"))
+    active = sum(e["state"] != "closed" for e in document["exits"])
+    log_event(
+        logger,
+        logging.INFO,
+        "summary",
+        protected=f"{coverage['protected']}/{coverage['open']}",
+        unprotected=",".join(f"{u['ticker']}:{u['reason']}" for u in coverage["unprotected"]) or None,
+        state=document["trading_state"],
+        feed=feed["state"],
+        confirmed=f"{feed['markets_confirmed']}/{feed['markets_required']}",
+        exits_active=active,
+        price_reads=rest["price_reads_last_60s"],
+        unrealized=pnl["unrealized"],
+        realized_today=pnl["realized_today"],
+    )
+
+
+def _feed(feed: FeedStatus) -> dict[str, Any]:
+    return {
+        "state": feed.state.value,
+        "connected_for_s": _seconds(feed.connected_for_s),
+        "last_frame_age_s": _seconds(feed.last_frame_age_s),
+        "reconnects": feed.reconnects,
+        "markets_required": len(feed.required),
+        "markets_confirmed": len(feed.confirmed),
+        "messages": feed.messages,
+        "malformed": feed.malformed,
+        "unknown_types": feed.unknown_types,
+        "last_error": feed.last_error,
+    }
+
+
+def _position(c: CheckedPosition) -> dict[str, Any]:
+    p, e = c.position, c.evaluation
+    value = e.exit_value if e is not None else None
+    source = {"snapshot": "ws"}.get(c.price_source, c.price_source)
+    return {
+        "ticker": p.ticker,
+        "title": c.market.title,
+        "outcome_side": p.outcome_side.value,
+        "count": f"{p.count:.2f}",
+        "entry_price": _price(p.entry_price),
+        "exit_value": _price(value),
+        "price_age_s": _seconds(c.price_age_s),
+        "price_source": source,
+        "market_status": c.market.status.value
+        if c.protection.open
+        else (c.protection.reason or c.market.status.value),
+        "unrealized_pnl": None if value is None else _money((value - p.entry_price) * p.count),
+        "stop_price": _price(e.stop_price if e is not None else None),
+        "take_profit_price": _price(e.take_profit_price if e is not None else None),
+        "protected": c.protection.protected,
+        "reason": c.protection.reason,
+        "decision": _why(e) if e is not None else "",
+        "detail": e.decision.detail if e is not None else "",
+    }
+
+
+def _exit(e: EpisodeView) -> dict[str, Any]:
+    return {
+        "episode": e.id,
+        "ticker": e.ticker,
+        "reason": e.reason,
+        "state": e.state,
+        "trigger_price": _price(e.trigger_price),
+        "filled": f"{e.filled:.2f}",
+        "average_price": _price(e.average_price),
+        "fees": _money(e.fees),
+        "attempts": e.attempts,
+        "why": e.why,
+        "opened_at": _iso(e.opened_at),
+        "closed_at": None if e.closed_at is None else _iso(e.closed_at),
+    }
+
+
+def _explain_row(row: HistoryRow) -> dict[str, Any]:
+    e = row.evaluation
+    return {
+        "at": e.at,
+        "exit_value": _price(e.exit_value),
+        "bid_size": None if e.bid_size is None else f"{e.bid_size:.2f}",
+        "price_age_s": _seconds(e.price_age_s),
+        "price_source": e.price_source,
+        "decision": "hold" if isinstance(e.decision, Hold) else "exit",
+        "why": _why(e),
+        "detail": e.decision.detail,
+        "stop_price": _price(e.stop_price),
+        "take_profit_price": _price(e.take_profit_price),
+        "repeats": row.repeats,
+    }
+
+
+def _why(e: Evaluation) -> str:
+    return e.decision.why.value if isinstance(e.decision, Hold) else e.decision.reason.value
+
+
+def _unrealized(checked: list[CheckedPosition]) -> Decimal:
+    total = Decimal(0)
+    for c in checked:
+        if c.evaluation is not None and c.evaluation.exit_value is not None:
+            total += (c.evaluation.exit_value - c.position.entry_price) * c.position.count
+    return total
+
+
+def _price(price: Decimal | None) -> str | None:
+    """At least four decimals, as the exchange writes prices; more where an average needs them."""
+    if price is None:
+        return None
+    exact = price.quantize(Decimal("0.000001"), ROUND_HALF_UP)
+    short = price.quantize(Decimal("0.0001"), ROUND_HALF_UP)
+    return str(short if short == exact else exact)
+
+
+def _money(amount: Decimal) -> str:
+    """Cents, or hundredths of a cent where there are any."""
+    exact = amount.quantize(Decimal("0.0001"), ROUND_HALF_UP)
+    cents = amount.quantize(Decimal("0.01"), ROUND_HALF_UP)
+    return str(cents if cents == exact else exact)
+
+
+def _seconds(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _iso(wall: float) -> str:
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

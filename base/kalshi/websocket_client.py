@@ -1,0 +1,684 @@
+"""The WebSocket manager thread: connect, read, classify, back off, resubscribe.
+
+One thread owns the socket, the subscriptions, the order books and the backoff, and makes every send. It
+writes prices into the cache and hands private messages to a listener. Other threads only set what is
+required, ask for a status, or stop it.
+
+A plain receive loop instead of the library's `WebSocketApp`: that one hides errors once it reconnects by
+itself, follows redirects with the signature in its headers, and its `ping_timeout` was measured to miss
+its own deadline by a factor of six. Liveness is the age of the last complete frame of any kind (the
+server pings every 10 s), on the monotonic clock, and it is computed by whoever asks, so that a reader
+stuck in a half-sent frame cannot hide it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import certifi
+import websocket
+
+from base.clock import Clock
+from base.errors import WireError
+from base.kalshi.backoff import Backoff
+from base.kalshi.frames import decode_frame, encode_command
+from base.kalshi.orderbook import OrderBook, SequenceCheck
+from base.kalshi.server_clock import ServerClock
+from base.kalshi.subscriptions import SubscriptionTracker
+from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.log import RepeatedWarnings, log_event
+from base.model.events import (
+    BookDelta,
+    BookSnapshot,
+    ErrorReply,
+    FillEvent,
+    Ignored,
+    Lifecycle,
+    LifecycleKind,
+    Ok,
+    OrderUpdate,
+    PositionUpdate,
+    StreamEvent,
+    Subscribed,
+    Ticker,
+    Unsubscribed,
+)
+from base.model.market import PriceSource, Quote
+from base.model.position import Fill
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 0.05
+"""How long a read waits before the loop looks at what else is due; a frame cut by it is resumed."""
+STABLE_AFTER_S = 20.0
+"""A connection that stayed up this long makes the next failure start at the initial delay again."""
+AUTH_DELAY_S_MIN = 5.0
+"""A refused key or clock is not cured by hurrying."""
+FRAME_BYTES_MAX = 16 * 1024 * 1024
+"""A frame that announces more is refused before a byte of it is read (the exchange's limit is 64 MiB)."""
+MAINTENANCE_S = 0.1
+"""How often, at most, subscriptions are looked at while frames pour in."""
+DISTRUST_AFTER = 5
+"""A book whose top disagrees with this many tickers in a row is not believed any more."""
+
+
+class FeedState(StrEnum):
+    """What consumers may assume.
+
+    CONNECTING: nothing yet; prices come from REST. LIVE: frames flow; a confirmed quote may be acted on
+    however old it is. DOWN: no quote is kept fresh by the feed; REST carries all prices.
+    """
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStatus:
+    """The feed at one moment."""
+
+    state: FeedState
+    connected_for_s: float | None
+    last_frame_age_s: float | None
+    reconnects: int
+    messages: int
+    required: frozenset[str]
+    confirmed: frozenset[str]
+    connection: int
+    unknown_types: dict[str, int]
+    malformed: int
+    last_error: str
+
+    @property
+    def is_live(self) -> bool:
+        return self.state is FeedState.LIVE
+
+
+class StreamListener(Protocol):
+    """Who hears the private and lifecycle messages; called on the WebSocket thread, must not block."""
+
+    def fill(self, fill: Fill) -> None: ...
+
+    def order_update(self, update: OrderUpdate) -> None: ...
+
+    def position_update(self, update: PositionUpdate) -> None: ...
+
+    def lifecycle(self, event: Lifecycle) -> None: ...
+
+    def feed_changed(self, state: FeedState) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeedSettings:
+    """Where to connect and how patiently; durations in seconds."""
+
+    url: str
+    silent_after_s: float = 25.0
+    reconnect_delay_initial_s: float = 0.5
+    reconnect_delay_max_s: float = 60.0
+    orderbook_feed: bool = True
+
+
+class _FeedSilent(Exception):
+    """No frame of any kind for too long on an open socket."""
+
+
+class WebsocketClient:
+    """The thread `websocket`. `sign` returns the headers of one attempt for (method, path)."""
+
+    def __init__(
+        self,
+        settings: FeedSettings,
+        sign: Callable[[str, str], dict[str, str]],
+        server_clock: ServerClock,
+        cache: WebsocketPriceCache,
+        listener: StreamListener,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self._settings = settings
+        self._sign = sign
+        self._server_clock = server_clock
+        self._cache = cache
+        self._listener = listener
+        self._clock = clock
+        self._backoff = Backoff(settings.reconnect_delay_initial_s, settings.reconnect_delay_max_s)
+        self._rng = rng
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+        # Owned by the WebSocket thread.
+        self._tracker = SubscriptionTracker()
+        self._books: dict[str, OrderBook] = {}
+        self._sequences: dict[int, SequenceCheck] = {}
+        self._disagreements: Counter[str] = Counter()
+        self._distrusted: set[str] = set()
+        self._warnings = RepeatedWarnings()
+        self._ws: Any = None
+        self._last_maintenance = 0.0
+        self._announced_count = -1
+
+        self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
+        self._required: frozenset[str] = frozenset()
+        self._held: frozenset[str] = frozenset()
+        self._suspects: set[str] = set()
+        self._sock: socket.socket | None = None
+        self._connected_at: float | None = None
+        self._last_frame_at: float | None = None
+        self._last_pass_at = clock.monotonic()
+        self._connection = 0
+        self._reconnects = 0
+        self._messages = 0
+        self._malformed = 0
+        self._unknown: Counter[str] = Counter()
+        self._confirmed: frozenset[str] = frozenset()
+        self._last_error = ""
+        self._has_been_live = False
+
+    # --- what other threads may call ----------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread, or a new one where the last has died."""
+        self._thread = threading.Thread(target=self._run, name="websocket", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread without waiting for a read: the socket is shut down under it."""
+        self._stop.set()
+        self.cut()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; return whether it has ended."""
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return not self.is_alive
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def last_pass_at(self) -> float:
+        """Monotonic time at which the loop last went round."""
+        with self._lock:
+            return self._last_pass_at
+
+    def cut(self) -> None:
+        """Shut the socket down (a blocked read wakes within milliseconds); the thread reconnects."""
+        with self._lock:
+            sock = self._sock
+        if sock is None:
+            return
+        try:
+            # close() would not wake a blocked read on Linux; shutdown() does.
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError as exc:
+            logger.debug("socket was already down: %s", exc)
+
+    def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None:
+        """What must be streamed from now on; `held` gets the order book beside the ticker."""
+        required = frozenset(tickers)
+        with self._lock:
+            self._required = required
+            self._held = frozenset(held) & required
+
+    def suspect(self, tickers: Iterable[str]) -> None:
+        """REST says that these confirmed markets moved while the stream was silent on them."""
+        with self._lock:
+            self._suspects.update(tickers)
+
+    def is_confirmed(self, ticker: str) -> bool:
+        """Whether the live feed vouches for this ticker's quote now."""
+        with self._lock:
+            return ticker in self._confirmed and self._state_locked(self._clock.monotonic()) is FeedState.LIVE
+
+    def status(self) -> FeedStatus:
+        now = self._clock.monotonic()
+        with self._lock:
+            state = self._state_locked(now)
+            return FeedStatus(
+                state=state,
+                connected_for_s=None if self._connected_at is None else now - self._connected_at,
+                last_frame_age_s=None if self._last_frame_at is None else now - self._last_frame_at,
+                reconnects=self._reconnects,
+                messages=self._messages,
+                required=self._required,
+                confirmed=self._confirmed & self._required if state is FeedState.LIVE else frozenset(),
+                connection=self._connection,
+                unknown_types=dict(self._unknown),
+                malformed=self._malformed,
+                last_error=self._last_error,
+            )
+
+    def _state_locked(self, now: float) -> FeedState:
+        if self._connected_at is None or self._last_frame_at is None:
+            return FeedState.DOWN if self._has_been_live or self._last_error else FeedState.CONNECTING
+        if now - self._last_frame_at > self._settings.silent_after_s:
+            return FeedState.DOWN
+        return FeedState.LIVE
+
+    def enforce_liveness(self) -> None:
+        """Cut a socket that is open but silent. For a watchdog on another thread: a reader that is stuck
+        in a frame that trickles in byte by byte cannot notice by itself."""
+        now = self._clock.monotonic()
+        with self._lock:
+            heard = self._last_frame_at
+            stuck = heard is not None and now - heard > self._settings.silent_after_s + 0.5
+        if stuck:
+            self.cut()
+
+    # --- the thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            started = self._clock.monotonic()
+            delay_min_s = 0.0
+            try:
+                self._connect()
+                self._read_until_it_ends()
+            except _FeedSilent as exc:
+                self._note_error(str(exc))
+            except websocket.WebSocketBadStatusException as exc:
+                delay_min_s = self._note_refusal(exc)
+            except (websocket.WebSocketException, OSError, ssl.SSLError, ValueError) as exc:
+                self._note_error(f"{type(exc).__name__}: {exc}")
+            except Exception as exc:  # safety net: the feed must come back whatever a frame provoked
+                logger.exception("event=feed_error")
+                self._note_error(f"{type(exc).__name__}: {exc}")
+            self._disconnect()
+            if self._stop.is_set():
+                break
+            if self._clock.monotonic() - started >= STABLE_AFTER_S:
+                self._backoff = self._backoff.reset()
+            delay_s, self._backoff = self._backoff.next_delay(self._rng)
+            delay_s = max(delay_s, delay_min_s)
+            with self._lock:
+                why = self._last_error
+            log_event(logger, logging.WARNING, "feed_down", delay_s=round(delay_s, 2), why=why)
+            self._clock.wait(self._stop, delay_s)
+
+    def _note_error(self, text: str) -> None:
+        with self._lock:
+            self._last_error = text
+
+    def _note_refusal(self, exc: websocket.WebSocketBadStatusException) -> float:
+        """Note an upgrade that was answered with a status; return the least delay before the next."""
+        code = exc.status_code
+        self._note_error(f"the upgrade was answered with HTTP {code}")
+        if code not in (401, 403):
+            return 0.0
+        headers = exc.resp_headers or {}
+        self._server_clock.observe_date(headers.get("date"))
+        if self._server_clock.apply_observed():
+            return 0.0  # the clock was the reason; the next signature will carry the right time
+        log_event(
+            logger,
+            logging.ERROR,
+            "feed_refused",
+            status=code,
+            remedy="check the API key id, its key file, its scopes and this machine's clock",
+        )
+        return AUTH_DELAY_S_MIN
+
+    def _connect(self) -> None:
+        url = urlsplit(self._settings.url)
+        is_tls = url.scheme == "wss"
+        host = url.hostname or ""
+        sock = socket.create_connection((host, url.port or (443 if is_tls else 80)), CONNECT_TIMEOUT_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._lock:
+            self._sock = sock
+            self._connection += 1
+            # The handshake is under the same watchdog as everything after it.
+            self._last_frame_at = self._clock.monotonic()
+        if is_tls:
+            context = ssl.create_default_context(cafile=certifi.where())
+            sock = context.wrap_socket(sock, server_hostname=host)
+            with self._lock:
+                self._sock = sock
+        if self._stop.is_set():
+            raise OSError("stopping")
+        # The JSON decoder rejects bad UTF-8; the library's own check is pure Python and costs 90 %.
+        ws = websocket.WebSocket(skip_utf8_validation=True)
+        ws.connect(  # type: ignore[no-untyped-call]
+            self._settings.url,
+            socket=sock,
+            timeout=CONNECT_TIMEOUT_S,
+            header=[f"{k}: {v}" for k, v in self._sign("GET", url.path).items()],
+            redirect_limit=0,  # a redirect would carry the signature to another host
+            suppress_origin=True,
+        )
+        ws.settimeout(READ_TIMEOUT_S)
+        _bound_frames(ws)
+        self._ws = ws
+        self._tracker.connection_opened()
+        self._books.clear()
+        self._sequences.clear()
+        self._disagreements.clear()
+        self._announced_count = -1
+        now = self._clock.monotonic()
+        with self._lock:
+            self._connected_at = self._last_frame_at = now
+            self._confirmed = frozenset()
+            if self._has_been_live:
+                self._reconnects += 1
+            self._has_been_live = True
+            self._last_error = ""
+        log_event(logger, logging.INFO, "feed_live", url=self._settings.url, connection=self._connection)
+        self._listener.feed_changed(FeedState.LIVE)
+
+    def _disconnect(self) -> None:
+        ws, self._ws = self._ws, None
+        with self._lock:
+            was_connected = self._connected_at is not None
+            sock, self._sock = self._sock, None
+            self._connected_at = None
+            self._confirmed = frozenset()
+        if ws is not None:
+            ws.shutdown()
+        if sock is not None:
+            sock.close()
+        if was_connected:
+            self._listener.feed_changed(FeedState.DOWN)
+
+    def _read_until_it_ends(self) -> None:
+        """The receive loop; ends by an exception or by `stop`."""
+        ws = self._ws
+        self._maintain(self._clock.monotonic())
+        while not self._stop.is_set():
+            try:
+                opcode, frame = ws.recv_data_frame(True)
+            except websocket.WebSocketTimeoutException:
+                opcode, frame = -1, None
+            now = self._clock.monotonic()
+            if frame is not None:
+                with self._lock:
+                    self._last_frame_at = now
+                    self._messages += 1
+                if opcode == websocket.ABNF.OPCODE_TEXT:
+                    self._take_in(frame.data, now)
+                elif opcode == websocket.ABNF.OPCODE_CLOSE:
+                    raise OSError(f"the exchange closed the connection: {_close_code(frame.data)}")
+            if now - self._last_maintenance >= MAINTENANCE_S:
+                self._maintain(now)
+
+    def _maintain(self, now: float) -> None:
+        """What is due beside reading: subscriptions, suspects, liveness."""
+        self._last_maintenance = now
+        with self._lock:
+            self._last_pass_at = now
+            silent_s = now - (self._last_frame_at or now)
+            required, held, suspects = self._required, self._held, self._suspects
+            self._suspects = set()
+        if silent_s > self._settings.silent_after_s:
+            raise _FeedSilent(f"no frame of any kind for {silent_s:.1f} s")
+        books = held - self._distrusted if self._settings.orderbook_feed else frozenset()
+        self._tracker.set_required(required, books)
+        for ticker in suspects:
+            self._tracker.suspect(ticker)
+        for gone in [t for t in self._books if t not in books]:
+            del self._books[gone]
+        for command in self._tracker.due_commands(now):
+            self._ws.send(encode_command(command.id, command.cmd, command.params))
+        if self._tracker.needs_reconnect:
+            raise OSError("the exchange asks for a new authentication")
+        self._publish_confirmed()
+
+    def _publish_confirmed(self) -> None:
+        confirmed = self._tracker.confirmed
+        with self._lock:
+            changed = confirmed != self._confirmed
+            self._confirmed = confirmed
+            required = len(self._required)
+        if changed and len(confirmed) == required and self._announced_count != required:
+            self._announced_count = required
+            log_event(logger, logging.INFO, "subscribed", count=required)
+        if changed:
+            self._cache.changed.set()
+
+    # --- one frame ----------------------------------------------------------------------------------
+
+    def _take_in(self, data: bytes, now: float) -> None:
+        try:
+            self._dispatch(decode_frame(data), now)
+        except WireError as exc:
+            with self._lock:
+                self._malformed += 1
+            held_back = self._warnings.allow("malformed", now)
+            if held_back is not None:
+                log_event(
+                    logger, logging.WARNING, "malformed_frame", why=str(exc)[:200], also_since_last=held_back
+                )
+
+    def _dispatch(self, event: StreamEvent, now: float) -> None:
+        if isinstance(event, Ticker):
+            self._take_ticker(event, now)
+        elif isinstance(event, BookDelta):
+            self._take_delta(event, now)
+        elif isinstance(event, BookSnapshot):
+            self._take_snapshot(event, now)
+        elif isinstance(event, FillEvent):
+            self._listener.fill(event.fill)
+        elif isinstance(event, OrderUpdate):
+            self._listener.order_update(event)
+        elif isinstance(event, PositionUpdate):
+            self._listener.position_update(event)
+        elif isinstance(event, Lifecycle):
+            self._check_sequence(event.sid, event.seq)
+            self._cache.apply_lifecycle(event)
+            if event.kind is not LifecycleKind.CREATED:
+                self._listener.lifecycle(event)
+        elif isinstance(event, Ignored):
+            with self._lock:
+                self._unknown[event.type[:64]] += 1
+            self._check_sequence(event.sid, event.seq)
+        else:
+            self._take_reply(event, now)
+
+    def _take_reply(self, event: Subscribed | Ok | Unsubscribed | ErrorReply, now: float) -> None:
+        if (
+            isinstance(event, ErrorReply)
+            and (held_back := self._warnings.allow(f"error {event.code}", now)) is not None
+        ):
+            log_event(
+                logger,
+                logging.WARNING,
+                "feed_error_reply",
+                code=event.code,
+                message=event.message,
+                sid=event.sid,
+                also_since_last=held_back,
+            )
+        if not isinstance(event, Subscribed):
+            self._check_sequence(event.sid, event.seq)
+        self._tracker.observe(event, now)
+        self._publish_confirmed()
+
+    def _check_sequence(self, sid: int | None, seq: int | None) -> None:
+        """Feed one number to the gap detector; a gap makes every book of that subscription unusable."""
+        if sid is None or seq is None:
+            return
+        if self._sequences.setdefault(sid, SequenceCheck()).accept(seq):
+            return
+        lost = [t for t in self._tracker.books_of(sid) if t in self._books]
+        for ticker in lost:
+            self._books[ticker].is_usable = False
+        self._tracker.request_snapshots(lost)
+        log_event(logger, logging.WARNING, "sequence_gap", sid=sid, seq=seq, books=len(lost))
+
+    def _take_ticker(self, tick: Ticker, now: float) -> None:
+        was_confirmed = self._tracker.is_confirmed(tick.ticker)
+        self._tracker.price_seen(tick.ticker)
+        book = self._books.get(tick.ticker)
+        if book is not None and book.is_usable:
+            self._compare(book, tick, now)
+        if book is None or not book.is_usable or self._is_newer(tick, book, now):
+            # The book speaks between tickers; where it is already newer, the ticker only confirms.
+            self._cache.apply(
+                Quote(
+                    ticker=tick.ticker,
+                    yes_bid=tick.yes_bid,
+                    yes_ask=tick.yes_ask,
+                    yes_bid_size=tick.yes_bid_size,
+                    yes_ask_size=tick.yes_ask_size,
+                    last_price=tick.last_price,
+                    ts_ms=tick.ts_ms,
+                    received_monotonic=now,
+                    received_at=self._clock.now(),
+                    source=PriceSource.WS if was_confirmed else PriceSource.SNAPSHOT,
+                    connection=self._connection,
+                )
+            )
+        if not was_confirmed:
+            self._publish_confirmed()
+
+    def _is_newer(self, tick: Ticker, book: OrderBook, now: float) -> bool:
+        """Whether a ticker says more than the book: one snapshot has no time, a tick of the older form
+        none either."""
+        if book.ts_ms == 0:
+            return now - book.snapshot_at > 1.0
+        return tick.ts_ms == 0 or tick.ts_ms > book.ts_ms
+
+    def _compare(self, book: OrderBook, tick: Ticker, now: float) -> None:
+        """Hold the book against the ticker: one frame is the top of book at its own time.
+
+        The announced change of the NO side's scale, or a lost message without a gap in `seq`, would
+        show as a steady disagreement; then the book is not believed and the ticker carries on alone.
+        """
+        if tick.ts_ms < book.ts_ms or (tick.yes_bid_size is None and tick.yes_ask_size is None):
+            return
+        if (book.yes_bid, book.yes_ask) == (tick.yes_bid, tick.yes_ask) or tick.ts_ms > book.ts_ms + 2_000:
+            self._disagreements.pop(tick.ticker, None)
+            return
+        self._disagreements[tick.ticker] += 1
+        if self._disagreements[tick.ticker] < DISTRUST_AFTER:
+            return
+        del self._disagreements[tick.ticker]
+        book.is_usable = False
+        self._tracker.request_snapshots([tick.ticker])
+        if book.yes_bid >= book.yes_ask:
+            # Crossed for good: not a lost message but another meaning. A snapshot will not cure it.
+            self._distrusted.add(tick.ticker)
+        log_event(
+            logger,
+            logging.WARNING,
+            "book_distrusted",
+            ticker=tick.ticker,
+            book=f"{book.yes_bid}/{book.yes_ask}",
+            ticker_says=f"{tick.yes_bid}/{tick.yes_ask}",
+        )
+
+    def _take_snapshot(self, snapshot: BookSnapshot, now: float) -> None:
+        self._check_sequence(snapshot.sid, snapshot.seq)
+        if not self._settings.orderbook_feed or snapshot.ticker in self._distrusted:
+            return
+        book = self._books.setdefault(snapshot.ticker, OrderBook(snapshot.ticker))
+        book.apply_snapshot(snapshot, now)
+        self._tracker.book_seen(snapshot.ticker)
+        was_confirmed = self._tracker.is_confirmed(snapshot.ticker)
+        self._tracker.price_seen(snapshot.ticker)
+        # A snapshot carries no time of its own; it is newer than all that came before it.
+        self._apply_book(book, now, PriceSource.SNAPSHOT)
+        if not was_confirmed:
+            self._publish_confirmed()
+
+    def _take_delta(self, delta: BookDelta, now: float) -> None:
+        sequence = self._sequences.setdefault(delta.sid, SequenceCheck())
+        if sequence.is_repeated(delta.seq):
+            return  # a signed change must not be applied twice
+        self._check_sequence(delta.sid, delta.seq)
+        book = self._books.get(delta.ticker)
+        if book is None or not book.is_usable:
+            return  # waits for its snapshot
+        try:
+            book.apply_delta(delta)
+        except WireError:
+            self._tracker.request_snapshots([delta.ticker])
+            raise
+        self._apply_book(book, now, PriceSource.WS)
+
+    def _apply_book(self, book: OrderBook, now: float, source: PriceSource) -> None:
+        if book.yes_bid >= book.yes_ask and book.yes_bid_size and book.yes_ask_size:
+            return  # crossed for an instant, as in 0.5 % of changes; the next delta resolves it
+        self._cache.apply(
+            Quote(
+                ticker=book.ticker,
+                yes_bid=book.yes_bid,
+                yes_ask=book.yes_ask,
+                yes_bid_size=book.yes_bid_size,
+                yes_ask_size=book.yes_ask_size,
+                last_price=None,
+                ts_ms=book.ts_ms,
+                received_monotonic=now,
+                received_at=self._clock.now(),
+                source=source,
+                connection=self._connection,
+            )
+        )
+
+
+def _bound_frames(ws: Any) -> None:
+    """Refuse frames whose header announces more than `FRAME_BYTES_MAX`.
+
+    The library has no limit of its own: a header of 1 TiB was measured to take 1.5 GB in five seconds.
+    """
+    read_exactly = ws.frame_buffer.recv_strict
+
+    def read_bounded(count: int) -> bytes:
+        if count > FRAME_BYTES_MAX:
+            raise websocket.WebSocketPayloadException(f"frame of {count} bytes")
+        data: bytes = read_exactly(count)
+        return data
+
+    ws.frame_buffer.recv_strict = read_bounded
+
+
+def _close_code(data: bytes) -> str:
+    return str(int.from_bytes(data[:2], "big")) if len(data) >= 2 else "no code"
+
+
+class NoFeed:
+    """Stands in for the client when the stream is switched off: always down, everything through REST."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the field below
+        self._required: frozenset[str] = frozenset()
+
+    def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None:
+        with self._lock:
+            self._required = frozenset(tickers)
+
+    def suspect(self, tickers: Iterable[str]) -> None:
+        """There is no stream to suspect."""
+
+    def is_confirmed(self, ticker: str) -> bool:
+        return False
+
+    def status(self) -> FeedStatus:
+        with self._lock:
+            required = self._required
+        return FeedStatus(
+            FeedState.DOWN,
+            None,
+            None,
+            0,
+            0,
+            required,
+            frozenset(),
+            0,
+            {},
+            0,
+            "switched off by WEBSOCKET_ENABLED",
+        )

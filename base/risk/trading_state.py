@@ -1,0 +1,75 @@
+"""What the bot may send at all: nothing, exits only, or exits and entries. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TradingState(StrEnum):
+    """Ordered from the safest. `REDUCING` holds until the first complete reconciliation."""
+
+    HALTED = "halted"
+    """The kill switch: nothing is sent, exits neither. Only an operator wants this."""
+    REDUCING = "reducing"
+    """Exits are sent, entries are denied."""
+    ACTIVE = "active"
+    """Exits and entries."""
+
+    @property
+    def may_exit(self) -> bool:
+        return self is not TradingState.HALTED
+
+    @property
+    def may_enter(self) -> bool:
+        return self is TradingState.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class StateInputs:
+    """What decides the state now; the defaults are those of a process that has just started."""
+
+    reconciled_once: bool = False
+    """One complete comparison with the exchange has succeeded since the start."""
+    journal_ok: bool = True
+    """The write-ahead record can be written. Exits go on from memory without it, entries do not."""
+    daily_loss_hit: bool = False
+    """Today's realized loss has reached the limit; clears on the next trading day."""
+    service_died: bool = False
+    """A thread ended that should not have. Recovery is a new start, so the caller never clears this."""
+    kill_switch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """The audit of one transition: `why` says what keeps `current` from being active, "" when it is."""
+
+    previous: TradingState
+    current: TradingState
+    why: str
+
+    @property
+    def changed(self) -> bool:
+        return self.previous is not self.current
+
+
+def next_state(previous: TradingState, inputs: StateInputs) -> StateChange:
+    """Decide the state from what is true now; every reason is named, not only the first."""
+    reasons = [
+        text
+        for applies, text in (
+            (inputs.kill_switch, "the kill switch is on: nothing is sent until it is off"),
+            (not inputs.reconciled_once, "positions have not been compared with the exchange yet"),
+            (not inputs.journal_ok, "the journal cannot be written: free disk space or fix its permissions"),
+            (inputs.daily_loss_hit, "today's loss limit is reached: entries resume on the next trading day"),
+            (inputs.service_died, "a thread has died: the daemon has to be started again"),
+        )
+        if applies
+    ]
+    if inputs.kill_switch:
+        current = TradingState.HALTED
+    elif reasons:
+        current = TradingState.REDUCING
+    else:
+        current = TradingState.ACTIVE
+    return StateChange(previous, current, "; ".join(reasons))

@@ -1,0 +1,147 @@
+"""The sandbox's command line: arguments in, four lines and `ready` out, serve until stopped."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from base.clock import SystemClock
+from base.errors import ConfigError
+from base.model.market import OutcomeSide
+from base.sandbox.scenario import Scenario, default_scenario, load_scenario
+from base.sandbox.server import DEFAULT_SEED, rest_url, serve, ws_url
+from base.sandbox.signatures import KeyPair, open_key_dir
+from base.sandbox.tape import TapePlayer, open_tape
+from base.sandbox.venue import Venue
+
+EXIT_OK = 0
+EXIT_CONFIG = 2
+SPEED_MAX = 10_000.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for on the command line, checked."""
+
+    port: int
+    seed: int
+    tape: Path | None
+    tape_side: str
+    speed: float
+    scenario: Path | None
+    key_dir: Path
+    exits_with_stdin: bool
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the sandbox; the return value is the process's exit code."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    try:
+        options = parse_options(argv)
+        keys = open_key_dir(options.key_dir)
+        venue = build_venue(options)
+    except SystemExit as exc:  # argparse has said what is wrong
+        return EXIT_OK if exc.code in (0, None) else EXIT_CONFIG
+    except ConfigError as exc:
+        for problem in exc.problems:
+            sys.stderr.write(f"{problem}\n")
+        return EXIT_CONFIG
+    try:
+        asyncio.run(_serve(options, venue, keys))
+    except OSError as exc:
+        sys.stderr.write(f"cannot listen on port {options.port}: {exc}; choose another --port\n")
+        return EXIT_CONFIG
+    return EXIT_OK
+
+
+def parse_options(argv: list[str] | None = None) -> Options:
+    """Check the command line. Raises SystemExit (argparse) or ConfigError."""
+    state_dir = Path(os.environ.get("STATE_DIR") or "state")
+    parser = argparse.ArgumentParser(prog="sandbox", description="A local Kalshi exchange on loopback.")
+    parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help="seed of the simulated participants")
+    parser.add_argument("--tape", type=Path, help="play a recorded tape (.jsonl or .jsonl.gz)")
+    parser.add_argument("--tape-side", choices=("yes", "no", "none"), default="yes", help="side to hold")
+    parser.add_argument("--speed", type=float, default=1.0, help="tape seconds per second")
+    parser.add_argument("--scenario", type=Path, help="TOML file; see base/sandbox/README.md")
+    parser.add_argument("--key-dir", type=Path, default=state_dir / "sandbox", help="API key pair")
+    parser.add_argument(
+        "--exit-with-stdin", action="store_true", help="stop when standard input reaches its end"
+    )
+    args = parser.parse_args(argv)
+    problems = []
+    if not 0 <= args.port <= 65_535:
+        problems.append("--port must lie between 0 and 65535")
+    if not 0 < args.speed <= SPEED_MAX:
+        problems.append(f"--speed must lie above 0 and at most at {SPEED_MAX:.0f}")
+    if problems:
+        raise ConfigError(problems)
+    return Options(
+        port=args.port,
+        seed=args.seed,
+        tape=args.tape,
+        tape_side=args.tape_side,
+        speed=args.speed,
+        scenario=args.scenario,
+        key_dir=args.key_dir,
+        exits_with_stdin=args.exit_with_stdin,
+    )
+
+
+def build_venue(options: Options) -> Venue:
+    """Markets from the scenario or the tape; a tape without a scenario stands alone. Raises ConfigError."""
+    if options.scenario is not None:
+        scenario = load_scenario(options.scenario)
+    else:
+        scenario = default_scenario() if options.tape is None else Scenario(())
+    venue = Venue(scenario, clock=SystemClock(), seed=options.seed)
+    if options.tape is not None:
+        tape = open_tape(options.tape)
+        side = None if options.tape_side == "none" else OutcomeSide(options.tape_side)
+        start = venue.clock.now()
+        venue.add_player(TapePlayer(venue.exchange, tape, start=start, speed=options.speed, side=side))
+    return venue
+
+
+async def _serve(options: Options, venue: Venue, keys: KeyPair) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if options.exits_with_stdin:
+        threading.Thread(target=_watch_stdin, args=(loop, stop), name="stdin", daemon=True).start()
+    await serve(venue, keys, stop, lambda port: _announce(port, keys), port=options.port)
+    _log.info("event=stopped")
+
+
+def _announce(port: int, keys: KeyPair) -> None:
+    sys.stdout.write(
+        f"REST {rest_url(port)}\nWS {ws_url(port)}\nKEY_ID {keys.key_id}\nKEY_FILE {keys.key_file}\nready\n"
+    )
+    sys.stdout.flush()
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Set `stop` at the end of standard input: a parent that was killed leaves no orphan.
+
+    Reads the descriptor itself: a thread inside the buffered reader would break the interpreter's exit.
+    """
+    try:
+        while os.read(0, 65_536):
+            continue
+    except OSError as exc:
+        _log.warning("event=stdin_lost error=%s; stopping", exc)
+    try:
+        loop.call_soon_threadsafe(stop.set)
+    except RuntimeError:
+        _log.debug("event=already_stopped")

@@ -1,0 +1,296 @@
+"""The positions that all threads share, lock-guarded; the exchange's word is the truth, made prompt.
+
+Three sources tell of one change: the answer to our order, the `fill` message, and the next complete
+read. Each contract must count once, and reads lag writes, so:
+- fills are known by trade id, and per order the larger of "sum of its fills" and "what its answer said"
+  has been applied;
+- a `fill` says the position after it, which wins when it is newer than what is applied;
+- a read that started before a change had time to show (`READ_LAG_S`) says nothing about that ticker;
+- a position vanishes from a read only when two complete reads agree. A failed read never gets here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from base.clock import Clock
+from base.model.events import PositionUpdate
+from base.model.market import ZERO, BookSide, OutcomeSide
+from base.model.order import to_yes_leg
+from base.model.position import Fill, Position
+
+READ_LAG_S = 3.0
+"""A read that began less than this after a change may not show it yet (recorded: 360 ms and more)."""
+REMEMBERED_MAX = 20_000
+"""Trade and order ids remembered; older ones are forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one message or read changed: `before` or `after` is None where nothing was or is held."""
+
+    ticker: str
+    before: Position | None
+    after: Position | None
+    why: str
+
+    @property
+    def is_opened(self) -> bool:
+        return self.before is None and self.after is not None
+
+    @property
+    def is_closed(self) -> bool:
+        return self.before is not None and self.after is None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Realized money of the trading day (UTC), from our own fills; dollars."""
+
+    day: str
+    realized: Decimal
+    fees: Decimal
+
+
+@dataclass(slots=True)
+class _OrderCount:
+    """Contracts of one order applied so far, by the two sources that report them."""
+
+    from_fills: Decimal = ZERO
+    from_answer: Decimal = ZERO
+
+    @property
+    def applied(self) -> Decimal:
+        return max(self.from_fills, self.from_answer)
+
+
+class Portfolio:
+    """Positions by market ticker; thread-safe. Prices are dollars of the held side, counts contracts."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
+        self._positions: dict[str, Position] = {}
+        self._epochs: dict[str, int] = {}
+        self._changed_at: dict[str, float] = {}
+        self._stream_ts_ms: dict[str, int] = {}
+        self._missing_once: set[str] = set()
+        self._trades: OrderedDict[str, None] = OrderedDict()
+        self._orders: OrderedDict[str, _OrderCount] = OrderedDict()
+        self._is_loaded = False
+        self._day = ""
+        self._realized = ZERO
+        self._fees = ZERO
+
+    # --- readers ------------------------------------------------------------------------------------
+
+    def positions(self) -> dict[str, Position]:
+        """All positions, as they are at one moment."""
+        with self._lock:
+            return dict(self._positions)
+
+    def get(self, ticker: str) -> Position | None:
+        with self._lock:
+            return self._positions.get(ticker)
+
+    def epoch(self, ticker: str) -> int:
+        """Number that changes when a position is opened anew or flips; rules start afresh with it."""
+        with self._lock:
+            return self._epochs.get(ticker, 0)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether one complete read has been taken in."""
+        with self._lock:
+            return self._is_loaded
+
+    def ledger(self) -> Ledger:
+        with self._lock:
+            self._roll_day_locked()
+            return Ledger(self._day, self._realized, self._fees)
+
+    # --- writers ------------------------------------------------------------------------------------
+
+    def apply_fill(self, fill: Fill) -> Change | None:
+        """Take in a `fill` message; None when it was known or changed nothing."""
+        with self._lock:
+            if fill.subaccount != 0 or self._is_known_trade_locked(fill.trade_id):
+                return None
+            order = self._order_locked(fill.order_id)
+            applied = order.applied
+            order.from_fills += fill.count
+            fresh = order.applied - applied
+            before = self._positions.get(fill.ticker)
+            signed = before.signed_count if before is not None else ZERO
+            if fill.post_position is not None and fill.ts_ms >= self._stream_ts_ms.get(fill.ticker, 0):
+                target = fill.post_position
+                self._stream_ts_ms[fill.ticker] = fill.ts_ms
+            else:
+                target = signed + (fresh if fill.book_side is BookSide.BID else -fresh)
+            if fresh > 0:
+                self._book_money_locked(before, fill.book_side, fresh, fill.yes_price, fill.fee, fill.count)
+            return self._set_locked(fill.ticker, target, fill.yes_price, "fill", fill.exchange_index)
+
+    def apply_answer(
+        self,
+        ticker: str,
+        order_id: str,
+        book_side: BookSide,
+        fill_count: Decimal,
+        average_yes_price: Decimal | None,
+        fees: Decimal,
+        ts_ms: int = 0,
+    ) -> Change | None:
+        """Take in how much of an order has filled in all, from its answer or a look-up."""
+        with self._lock:
+            order = self._order_locked(order_id)
+            applied = order.applied
+            order.from_answer = max(order.from_answer, fill_count)
+            fresh = order.applied - applied
+            if fresh <= 0:
+                return None
+            before = self._positions.get(ticker)
+            price = average_yes_price
+            if price is None:
+                price = to_yes_leg(before.entry_price, before.outcome_side) if before is not None else ZERO
+            self._book_money_locked(before, book_side, fresh, price, fees, fill_count)
+            signed = before.signed_count if before is not None else ZERO
+            target = signed + (fresh if book_side is BookSide.BID else -fresh)
+            self._stream_ts_ms[ticker] = max(self._stream_ts_ms.get(ticker, 0), ts_ms)
+            return self._set_locked(ticker, target, price, "order", None)
+
+    def apply_update(self, update: PositionUpdate) -> Change | None:
+        """Take in a `market_position` message that opens, grows or flips a position.
+
+        One that shrinks it is left to its fill, which carries the price, and to the next read: callers
+        ask for one when this returns None and the counts differ.
+        """
+        with self._lock:
+            before = self._positions.get(update.ticker)
+            held = before.signed_count if before is not None else ZERO
+            if update.subaccount != 0 or held == update.count:
+                return None
+            if abs(update.count) < abs(held) and update.count * held >= 0:
+                return None
+            changed_at = self._changed_at.get(update.ticker)
+            if changed_at is not None and self._clock.monotonic() - changed_at < READ_LAG_S:
+                # It carries no time: beside a fill that has just been applied it may be the older word.
+                return None
+            price = abs(update.cost / update.count) if update.count else ZERO
+            side = OutcomeSide.YES if update.count > 0 else OutcomeSide.NO
+            return self._set_locked(
+                update.ticker, update.count, to_yes_leg(min(price, Decimal(1)), side), "market_position", None
+            )
+
+    def apply_read(self, rows: Mapping[str, Position], started_at: float) -> list[Change]:
+        """Take in one *complete* read of all positions that left at monotonic `started_at`."""
+        changes: list[Change] = []
+        with self._lock:
+            for ticker in {*rows, *self._positions}:
+                changed_at = self._changed_at.get(ticker)
+                if changed_at is not None and started_at - changed_at < READ_LAG_S:
+                    continue
+                change = self._apply_row_locked(ticker, rows.get(ticker))
+                if change is not None:
+                    changes.append(change)
+            self._missing_once &= set(self._positions)
+            self._is_loaded = True
+        return changes
+
+    def _apply_row_locked(self, ticker: str, row: Position | None) -> Change | None:
+        before = self._positions.get(ticker)
+        if row is None:
+            if ticker not in self._missing_once:
+                self._missing_once.add(ticker)
+                return None
+            self._missing_once.discard(ticker)
+            del self._positions[ticker]
+            return Change(ticker, before, None, "reconciled")
+        self._missing_once.discard(ticker)
+        if before is None or before.outcome_side is not row.outcome_side:
+            self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
+            opened_at = row.opened_at
+        else:
+            opened_at = before.opened_at
+        self._positions[ticker] = replace(row, opened_at=opened_at)
+        if before is not None and before.signed_count == row.signed_count:
+            return None
+        return Change(ticker, before, self._positions[ticker], "reconciled")
+
+    def _set_locked(
+        self, ticker: str, signed: Decimal, yes_price: Decimal, why: str, exchange_index: int | None
+    ) -> Change | None:
+        before = self._positions.get(ticker)
+        self._changed_at[ticker] = self._clock.monotonic()
+        self._missing_once.discard(ticker)
+        held = before.signed_count if before is not None else ZERO
+        if signed == held:
+            return None
+        if signed == 0:
+            del self._positions[ticker]
+            return Change(ticker, before, None, why)
+        side = OutcomeSide.YES if signed > 0 else OutcomeSide.NO
+        price = to_yes_leg(yes_price, side)
+        if before is None or before.outcome_side is not side:
+            self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
+            after = Position(ticker, side, abs(signed), price, exchange_index, self._clock.now())
+        elif abs(signed) > before.count:
+            added = abs(signed) - before.count
+            cost = before.cost + added * price
+            after = replace(before, count=abs(signed), entry_price=cost / abs(signed))
+        else:
+            after = replace(before, count=abs(signed))
+        self._positions[ticker] = after
+        return Change(ticker, before, after, why)
+
+    # --- bookkeeping --------------------------------------------------------------------------------
+
+    def _book_money_locked(
+        self,
+        before: Position | None,
+        book_side: BookSide,
+        count: Decimal,
+        yes_price: Decimal,
+        fees: Decimal,
+        fees_for: Decimal,
+    ) -> None:
+        """Add the gain of the contracts that reduce `before`, and the share of `fees` they carry."""
+        self._roll_day_locked()
+        if fees_for > 0:
+            self._fees += fees * count / fees_for
+        if before is None:
+            return
+        reduces = (book_side is BookSide.ASK) == (before.outcome_side is OutcomeSide.YES)
+        if reduces:
+            closed = min(count, before.count)
+            self._realized += closed * (to_yes_leg(yes_price, before.outcome_side) - before.entry_price)
+
+    def _roll_day_locked(self) -> None:
+        today = datetime.fromtimestamp(self._clock.now(), UTC).date().isoformat()
+        if today != self._day:
+            self._day, self._realized, self._fees = today, ZERO, ZERO
+
+    def _is_known_trade_locked(self, trade_id: str) -> bool:
+        if trade_id in self._trades:
+            return True
+        self._trades[trade_id] = None
+        if len(self._trades) > REMEMBERED_MAX:
+            self._trades.popitem(last=False)
+        return False
+
+    def _order_locked(self, order_id: str) -> _OrderCount:
+        if order_id not in self._orders:
+            self._orders[order_id] = _OrderCount()
+            if len(self._orders) > REMEMBERED_MAX:
+                self._orders.popitem(last=False)
+        return self._orders[order_id]
+
+
+def by_ticker(positions: Iterable[Position]) -> dict[str, Position]:
+    """Positions keyed by their ticker."""
+    return {p.ticker: p for p in positions}

@@ -1,0 +1,259 @@
+"""The status document and the evaluations of a ticker as terminal tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO, TypeGuard
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from base.ui.document import awaits_settlement, items, section
+from base.ui.document import rows as rows_of
+
+GOOD, BAD, WARN, QUIET = "bold green", "bold red", "bold yellow", "dim"
+UNKNOWN = "–"
+PIPE_WIDTH = 180
+"""Columns when the output is no terminal: a file should keep whole rows."""
+
+
+def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool) -> None:
+    """Print the status document, coverage first. A missing field is shown as unknown, never as good."""
+    console = _console(file, color)
+    console.print(_coverage_line(document))
+    for entry in rows_of(section(document, "coverage").get("unprotected")):
+        console.print(_text(f"  {_plain(entry.get('ticker'))}: {_words(entry.get('reason'))}", BAD))
+    health = section(document, "health")
+    if health.get("ok") is not True:
+        console.print(_text("NOT HEALTHY", BAD))
+        for reason in items(health.get("reasons")):
+            console.print(_text(f"  {_plain(reason)}", BAD))
+    console.print(_banner(document))
+    console.print(_feed_line(document))
+    console.print(_rest_line(document))
+    console.print(_pnl_line(document))
+    console.print(_threads_line(document))
+    positions = rows_of(document.get("positions"))
+    console.print(_positions_table(positions) if positions else _text("No positions listed."))
+    exits = rows_of(document.get("exits"))
+    if exits:
+        console.print(_exits_table(exits))
+
+
+def print_explain(ticker: str, rows: list[dict[str, Any]], file: TextIO, *, color: bool) -> None:
+    """Print the evaluations of one position's rules in the order given."""
+    console = _console(file, color)
+    if not rows:
+        console.print(_text(f"No evaluations of {_plain(ticker)} yet.", WARN))
+        return
+    table = _table(f"Evaluations of {_plain(ticker)} (UTC)", "Time", "Decision", "Why")
+    for heading in ("Exit value", "Size", "Age", "Stop", "Take-profit"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for heading in ("Source", "Detail"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        is_exit = row.get("decision") == "exit"
+        table.add_row(
+            _text(_time(row.get("at")) + _repeats(row.get("repeats"))),
+            _text(_plain(row.get("decision")), BAD if is_exit else ""),
+            _text(_words(row.get("why"))),
+            _text(_plain(row.get("exit_value"))),
+            _text(_plain(row.get("bid_size"))),
+            _text(_age(row.get("price_age_s"))),
+            _text(_plain(row.get("stop_price"))),
+            _text(_plain(row.get("take_profit_price"))),
+            _text(_plain(row.get("price_source"))),
+            _text(_plain(row.get("detail"), missing="")),
+        )
+    console.print(table)
+
+
+def _coverage_line(document: Mapping[str, Any]) -> Text:
+    coverage = section(document, "coverage")
+    open_count, protected = coverage.get("open"), coverage.get("protected")
+    bare = coverage.get("unprotected")
+    if not _is_count(open_count) or not _is_count(protected) or not isinstance(bare, list):
+        return _text("COVERAGE NOT KNOWN: count on no position being protected", BAD)
+    if protected < open_count or bare:
+        count = max(open_count - protected, len(bare))
+        return _text(f"COVERAGE: {count} of {open_count} open positions NOT PROTECTED", BAD)
+    if protected > open_count:
+        return _text("COVERAGE NOT KNOWN: more protected than open positions are reported", BAD)
+    if open_count == 0:
+        return _text("COVERAGE: no open positions", "bold")
+    style = GOOD if section(document, "health").get("ok") is True else WARN
+    return _text(f"COVERAGE: all {open_count} open positions protected", style)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _banner(document: Mapping[str, Any]) -> Text:
+    env = _plain(document.get("env")).upper()
+    mode = _plain(document.get("trading_mode")).upper()
+    state = _plain(document.get("trading_state"))
+    name = env if env == "SANDBOX" else f"{mode} {env}"
+    return Text.assemble(
+        _text(f" {name} ", "bold reverse"),
+        _text("  state "),
+        _text(state, {"active": GOOD, "reducing": WARN}.get(state, BAD)),
+        _text(f"  up {_age(document.get('uptime_s'))}  version {_plain(document.get('version'))}"),
+    )
+
+
+def _feed_line(document: Mapping[str, Any]) -> Text:
+    feed = section(document, "feed")
+    state = _plain(feed.get("state"))
+    return Text.assemble(
+        _text("feed "),
+        _text(state, GOOD if state == "live" else BAD),
+        _text(
+            f" for {_age(feed.get('connected_for_s'))}, last frame {_age(feed.get('last_frame_age_s'))} ago, "
+            f"{_plain(feed.get('markets_confirmed'))} of {_plain(feed.get('markets_required'))} "
+            f"markets confirmed, reconnects {_plain(feed.get('reconnects'))}, "
+            f"messages {_plain(feed.get('messages'))}"
+        ),
+    )
+
+
+def _rest_line(document: Mapping[str, Any]) -> Text:
+    rest = section(document, "rest")
+    return _text(
+        f"REST in the last 60 s: reads {_plain(rest.get('reads_last_60s'))} "
+        f"(for prices {_plain(rest.get('price_reads_last_60s'))}), "
+        f"writes {_plain(rest.get('writes_last_60s'))}, "
+        f"rate limited {_plain(rest.get('rate_limited_last_60s'))}"
+    )
+
+
+def _pnl_line(document: Mapping[str, Any]) -> Text:
+    pnl = section(document, "pnl")
+    return _text(
+        f"P&L in dollars: {_plain(pnl.get('realized_today'))} realized today, "
+        f"{_plain(pnl.get('unrealized'))} unrealized, {_plain(pnl.get('fees_today'))} fees today"
+    )
+
+
+def _threads_line(document: Mapping[str, Any]) -> Text:
+    line = _text("threads")
+    for name, thread in section(document, "threads").items():
+        facts = thread if isinstance(thread, Mapping) else {}
+        dead = facts.get("alive") is False
+        line.append_text(_text(f"  {_plain(name)} "))
+        line.append_text(_text("DEAD" if dead else _age(facts.get("last_pass_age_s")), BAD if dead else ""))
+    return line
+
+
+def _positions_table(positions: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Positions", "Market", "Side")
+    for heading in ("Count", "Entry", "Exit value", "Age", "Stop", "Take-profit", "P&L"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for heading in ("Source", "Protection"):
+        table.add_column(heading, overflow="fold")
+    for row in positions:
+        table.add_row(
+            _text(_plain(row.get("ticker"))),
+            _text(_plain(row.get("outcome_side"))),
+            _text(_plain(row.get("count"))),
+            _text(_plain(row.get("entry_price"))),
+            _text(_plain(row.get("exit_value"))),
+            _text(_age(row.get("price_age_s"))),
+            _text(_plain(row.get("stop_price"))),
+            _text(_plain(row.get("take_profit_price"))),
+            _text(_plain(row.get("unrealized_pnl"))),
+            _source(row),
+            _protection(row),
+        )
+    return table
+
+
+def _source(row: Mapping[str, Any]) -> Text:
+    source, market_status = _plain(row.get("price_source")), row.get("market_status")
+    if market_status == "active":
+        return _text(source)
+    return _text(f"{source}, market {_plain(market_status)}", WARN)
+
+
+def _protection(row: Mapping[str, Any]) -> Text:
+    if row.get("protected") is True:
+        return _text("protected", GOOD)
+    if row.get("reason") == "by_choice":
+        return _text("none, by choice", QUIET)
+    if awaits_settlement(row):
+        return _text("awaits settlement", QUIET)
+    return _text(f"NOT PROTECTED: {_words(row.get('reason'))}", BAD)
+
+
+def _exits_table(exits: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("Exits", "Market", "Reason", "State")
+    for heading in ("Trigger", "Filled", "Average", "Fees", "Attempts"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for row in exits:
+        state = _plain(row.get("state"))
+        table.add_row(
+            _text(_plain(row.get("ticker"))),
+            _text(_words(row.get("reason"))),
+            _text(state, {"closed": "", "unknown": BAD, "blocked": BAD}.get(state, WARN)),
+            *(
+                _text(_plain(row.get(field)))
+                for field in ("trigger_price", "filled", "average_price", "fees", "attempts")
+            ),
+        )
+    return table
+
+
+def _console(file: TextIO, color: bool) -> Console:
+    # Everything printed is a Text: rich reads markup and emoji codes only in plain strings.
+    return Console(
+        file=file,
+        force_terminal=color,
+        no_color=not color,
+        color_system="standard" if color else None,
+        width=None if file.isatty() else PIPE_WIDTH,
+    )
+
+
+def _table(title: str, *headings: str) -> Table:
+    # On a narrow terminal cells fold: a price cut short would be another price.
+    table = Table(title=_text(title, "bold"), title_justify="left", box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(text, style=style)
+
+
+def _plain(value: Any, missing: str = UNKNOWN) -> str:
+    # What is not printable is shown as a mark: a terminal would obey escape sequences in foreign text.
+    if value is None or value == "":
+        return missing
+    return "".join(char if char.isprintable() else "�" for char in str(value))
+
+
+def _words(value: Any) -> str:
+    return _plain(value).replace("_", " ")
+
+
+def _age(seconds: Any) -> str:
+    if not isinstance(seconds, int | float):
+        return UNKNOWN
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h"
+
+
+def _time(at: Any) -> str:
+    if not isinstance(at, int | float):
+        return UNKNOWN
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def _repeats(repeats: Any) -> str:
+    return f" ×{repeats}" if isinstance(repeats, int) and repeats > 1 else ""

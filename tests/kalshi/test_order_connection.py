@@ -1,0 +1,472 @@
+"""The exit path: one warm connection, one send, and never a blind second one."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import socket
+import threading
+import time
+from decimal import Decimal as D
+from pathlib import Path
+
+import pytest
+
+from base.clock import SystemClock
+from base.errors import AuthError, OrderOutcomeUnknown, OrderRejected, RateLimitedError, TransientError
+from base.kalshi.order_connection import OrderConnection
+from base.kalshi.rate_limit import AccountLimits, Lane, Quota, RateLimiter, RequestStats
+from base.kalshi.server_clock import ServerClock
+from base.kalshi.transport import CA_FILE
+from base.model.market import BookSide
+from base.model.order import OrderRequest, TimeInForce
+from tests.fakes.clock import FakeClock
+from tests.fakes.scripted_http import (
+    ScriptedServer,
+    Step,
+    answer,
+    close_without_answer,
+    echo_order,
+    hang,
+    raw,
+    reset,
+    then_close,
+    trickle,
+)
+
+from .bodies import BAD_SIGNATURE, DUPLICATE, EXPIRED, HTML, TOO_MANY
+from .keys import KEY_ID, ed25519_key, signer, tls_server
+
+PATH = "/trade-api/v2/portfolio/events/orders"
+PLENTY = Quota(1_000, 1_000)
+STATUS_ANSWER = answer(200, {"exchange_active": True, "trading_active": True})
+
+ANOTHER_ORDER = {
+    "order_id": "X",
+    "client_order_id": "another",
+    "fill_count": "3.00",
+    "remaining_count": "0.00",
+    "ts_ms": 1,
+}
+
+
+def order(number: int = 1) -> OrderRequest:
+    return OrderRequest(
+        ticker="KXHIGHNY-26NOV22-T50",
+        client_order_id=f"bs-{number}",
+        book_side=BookSide.ASK,
+        count=D("3"),
+        price=D("0.01"),
+        time_in_force=TimeInForce.IMMEDIATE_OR_CANCEL,
+        reduce_only=True,
+    )
+
+
+class Route:
+    """A connection with everything around it."""
+
+    def __init__(self, base_url: str, clock=None, ca_file: str = CA_FILE) -> None:
+        self.clock = clock or SystemClock()
+        self.stats = RequestStats(self.clock)
+        self.limiter = RateLimiter(self.clock, PLENTY, PLENTY)
+        self.server_clock = ServerClock(self.clock)
+        self.connection = OrderConnection(
+            base_url,
+            signer(),
+            self.server_clock,
+            self.clock,
+            self.limiter,
+            stats=self.stats,
+            ca_file=ca_file,
+        )
+
+
+@pytest.fixture
+def serve():
+    """Start a scripted server and an order connection to it."""
+    opened: list = []
+
+    def start(*steps: Step, clock=None) -> tuple[ScriptedServer, Route]:
+        server = ScriptedServer(*steps)
+        server.__enter__()
+        path = Route(server.base_url, clock)
+        opened.append((server, path))
+        return server, path
+
+    yield start
+    for server, path in opened:
+        path.connection.close()
+        server.__exit__(None, None, None)
+
+
+def signed_text(request) -> bytes:
+    return f"{request.headers['kalshi-access-timestamp']}{request.method}{request.path}".encode()
+
+
+def test_order_arrives_signed_and_its_answer_is_proved(serve) -> None:
+    server, path = serve(echo_order("3.00"))
+
+    ack = path.connection.create_order(order())
+
+    assert (ack.client_order_id, ack.fill_count, ack.fees) == ("bs-1", 3, D("0.0525"))
+    (request,) = server.requests
+    assert (request.method, request.target) == ("POST", PATH)
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["accept-encoding"] == "identity"
+    assert request.headers["kalshi-access-key"] == KEY_ID
+    assert json.loads(request.body)["reduce_only"] is True
+    signature = base64.b64decode(request.headers["kalshi-access-signature"])
+    ed25519_key().public_key().verify(signature, signed_text(request))
+    assert path.stats.counts().writes == 1
+
+
+def test_orders_share_one_connection(serve) -> None:
+    server, path = serve(echo_order())
+
+    for number in range(5):
+        path.connection.create_order(order(number))
+
+    assert (len(server.requests), server.connections) == (5, 1)
+
+
+def test_announced_close_is_followed_by_a_new_connection(serve) -> None:
+    server, path = serve(then_close(answer(409, DUPLICATE, headers={"Connection": "close"})), echo_order())
+
+    with pytest.raises(OrderRejected):
+        path.connection.create_order(order(1))
+    assert not path.connection.is_connected
+    path.connection.create_order(order(2))
+    assert server.connections == 2
+
+
+def test_chunked_answer_is_read(serve) -> None:
+    body = json.dumps(
+        {
+            "order_id": "X",
+            "client_order_id": "bs-1",
+            "fill_count": "0.00",
+            "remaining_count": "0.00",
+            "ts_ms": 1,
+        }
+    ).encode()
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:10], body[10:])) + b"0\r\n\r\n"
+    _, path = serve(raw(b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks))
+
+    assert path.connection.create_order(order()).fill_count == 0
+
+
+# --- signed ahead
+
+
+def test_prepared_headers_are_used_once_and_stay_fresh(serve) -> None:
+    clock = FakeClock()
+    server, path = serve(echo_order(), clock=clock)
+    connection = path.connection
+    prepared_at_ms = round(clock.now() * 1000)
+
+    connection.prepare()
+    clock.advance(0.9)
+    connection.prepare()  # within a second: not signed again
+    connection.create_order(order(1))
+    connection.create_order(order(2))  # the set was used: signed inline
+    connection.prepare()
+    clock.advance(1.6)
+    connection.create_order(order(3))  # the set is too old: signed inline
+    clock.advance(1.0)
+    connection.prepare()
+    clock.advance(1.0)
+    connection.prepare()  # renewed
+    clock.advance(1.4)
+    connection.create_order(order(4))
+
+    stamps = [int(r.headers["kalshi-access-timestamp"]) - prepared_at_ms for r in server.requests]
+    assert stamps == [0, 900, 2500, 4500]
+    assert len({r.headers["kalshi-access-signature"] for r in server.requests}) == 4
+
+
+def test_expired_timestamp_is_learned_and_signed_again_once(serve) -> None:
+    clock = FakeClock()
+    late = answer(401, EXPIRED, headers={"Date": "Mon, 21 Sep 2026 14:14:20 GMT"})  # 60 s ahead of the clock
+    server, path = serve(late, echo_order(), clock=clock)
+    path.connection.prepare()
+
+    assert path.connection.create_order(order()).fill_count == 1
+    first, second = (int(r.headers["kalshi-access-timestamp"]) for r in server.requests)
+    assert second - first == pytest.approx(60_000, abs=1_000)
+    assert server.requests[0].body == server.requests[1].body
+
+
+def test_timestamp_that_stays_expired_is_an_auth_error(serve) -> None:
+    server, path = serve(answer(401, EXPIRED))
+
+    with pytest.raises(AuthError):
+        path.connection.create_order(order())
+    assert len(server.requests) == 2
+
+
+# --- what a failure means
+
+
+def test_nobody_listening_is_certainly_not_sent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    path = Route(f"http://127.0.0.1:{port}/trade-api/v2")
+
+    with pytest.raises(TransientError):
+        path.connection.create_order(order())
+
+
+def test_unknown_host_is_certainly_not_sent() -> None:
+    path = Route("http://nowhere.invalid:1/trade-api/v2")
+
+    with pytest.raises(TransientError):
+        path.connection.create_order(order())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        close_without_answer,
+        reset,
+        raw(b"HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"),
+        raw(b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"),
+        raw(b"not http at all\r\n\r\n"),
+        raw(b"HTTP/1.1 201 Created\r\n\r\n{}"),
+        answer(201, HTML),
+        answer(201, ANOTHER_ORDER),
+        answer(502, HTML),
+        answer(503, {"error": {"code": "service_unavailable"}}),
+        answer(201, b"x" * (1024 * 1024 + 1)),
+    ],
+    ids=[
+        "closed",
+        "reset",
+        "cut",
+        "cut chunk",
+        "not http",
+        "empty",
+        "html",
+        "another order",
+        "502",
+        "503",
+        "huge",
+    ],
+)
+def test_order_that_may_have_acted_is_unknown_and_sent_once(serve, step: Step) -> None:
+    server, path = serve(step)
+
+    with pytest.raises(OrderOutcomeUnknown):
+        path.connection.create_order(order())
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        hang,
+        trickle(b"HTTP/1.1 201 Created\r\nContent-Length: 40\r\n\r\n" + b" " * 4_000),
+        trickle(b"HTTP/1.1 201 Created\r\nX-Header: " + b"x" * 4_000),
+    ],
+    ids=["silent", "trickled body", "trickled headers"],
+)
+def test_deadline_holds_however_slowly_the_server_talks(serve, step: Step) -> None:
+    _, path = serve(step)
+    started = time.monotonic()
+
+    with pytest.raises(OrderOutcomeUnknown):
+        path.connection.create_order(order(), deadline_s=0.3)
+    assert time.monotonic() - started < 1.5
+    assert not path.connection.is_connected
+
+
+def test_429_pauses_the_lane_and_is_counted(serve) -> None:
+    _, path = serve(answer(429, TOO_MANY), echo_order())
+
+    with pytest.raises(RateLimitedError):
+        path.connection.create_order(order(1))
+    assert path.stats.counts().rate_limited == 1
+    assert path.limiter.snapshot().penalized_s[Lane.EXIT] > 0
+    assert path.connection.create_order(order(1)).fill_count == 1
+
+
+def test_without_budget_nothing_is_sent(serve) -> None:
+    server, path = serve(echo_order())
+    path.limiter.reseed(AccountLimits(PLENTY, Quota(10, 0.01)))
+    path.connection.create_order(order(1))
+
+    with pytest.raises(RateLimitedError):
+        path.connection.create_order(order(2), deadline_s=0.1)
+    assert len(server.requests) == 1
+
+
+def test_bad_signature_is_an_auth_error(serve) -> None:
+    _, path = serve(answer(401, BAD_SIGNATURE))
+
+    with pytest.raises(AuthError) as caught:
+        path.connection.create_order(order())
+    assert KEY_ID not in str(caught.value)
+
+
+# --- staying warm
+
+
+def wait_until_closed(path: Route) -> None:
+    """Wait until the server's FIN has arrived."""
+    for _ in range(200):
+        if path.connection._is_stale(path.connection._sock):
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError("the server never closed the connection")
+
+
+def test_connection_closed_while_idle_is_replaced_and_the_order_sent_once(serve) -> None:
+    server, path = serve(then_close(echo_order()), echo_order())
+    path.connection.create_order(order(1))
+    wait_until_closed(path)
+
+    assert path.connection.create_order(order(2)).client_order_id == "bs-2"
+    assert [json.loads(r.body)["client_order_id"] for r in server.requests] == ["bs-1", "bs-2"]
+    assert server.connections == 2
+
+
+def test_connection_refusing_the_first_byte_is_replaced(serve) -> None:
+    """The socket is dead without a visible FIN: the first send is refused, so nothing has left."""
+    server, path = serve(echo_order())
+    path.connection.create_order(order(1))
+    path.connection._sock.shutdown(socket.SHUT_WR)
+
+    path.connection.create_order(order(2))
+    assert [json.loads(r.body)["client_order_id"] for r in server.requests] == ["bs-1", "bs-2"]
+
+
+def test_keep_warm_connects_ahead_and_leaves_a_fresh_connection_alone(serve) -> None:
+    server, path = serve(echo_order())
+
+    assert path.connection.keep_warm(path.clock.monotonic())
+    assert path.connection.keep_warm(path.clock.monotonic() + 5)
+    path.connection.create_order(order())
+    assert (server.connections, len(server.requests)) == (1, 1)
+
+
+def test_keep_warm_asks_an_idle_connection_for_the_status(serve) -> None:
+    clock = FakeClock()
+    server, path = serve(STATUS_ANSWER, STATUS_ANSWER, echo_order(), clock=clock)
+    path.connection.keep_warm(clock.monotonic())
+    clock.advance(19)
+    path.connection.keep_warm(clock.monotonic())
+    assert server.requests == []
+    clock.advance(2)
+    assert path.connection.keep_warm(clock.monotonic())
+    assert path.connection.keep_warm(clock.monotonic())  # just used: not asked again
+
+    (request,) = server.requests
+    assert (request.method, request.path) == ("GET", "/trade-api/v2/exchange/status")
+    assert not any(name.startswith("kalshi-") for name in request.headers)
+    assert path.stats.counts().reads == 1
+    assert path.stats.counts().price_reads == 0
+    assert server.connections == 1
+
+
+def test_keep_warm_replaces_a_connection_that_the_server_closed(serve) -> None:
+    server, path = serve(then_close(echo_order()), echo_order())
+    path.connection.create_order(order(1))
+    wait_until_closed(path)
+
+    assert path.connection.keep_warm(path.clock.monotonic() + 10)
+    assert path.connection.is_connected
+    path.connection.create_order(order(2))
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "step", [close_without_answer, raw(b"nonsense\r\n\r\n"), answer(200, b"x" * 2_000_000)]
+)
+def test_keep_warm_that_fails_says_so_and_recovers(serve, step: Step) -> None:
+    clock = FakeClock()
+    server, path = serve(step, echo_order(), clock=clock)
+    path.connection.keep_warm(clock.monotonic())
+    clock.advance(21)
+
+    assert not path.connection.keep_warm(clock.monotonic())
+    assert not path.connection.is_connected
+    assert path.connection.keep_warm(clock.monotonic())
+    path.connection.create_order(order())
+    assert server.connections == 2
+
+
+def test_keep_warm_does_not_hammer_a_dead_exchange() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    clock = FakeClock()
+    path = Route(f"http://127.0.0.1:{port}/trade-api/v2", clock)
+
+    assert not path.connection.keep_warm(clock.monotonic())
+    with ScriptedServerAt(port) as server:
+        assert not path.connection.keep_warm(clock.monotonic() + 0.5)
+        assert path.connection.keep_warm(clock.monotonic() + 1.1)
+        assert server.accept()
+    path.connection.close()
+
+
+class ScriptedServerAt:
+    """A listener that comes up at a port that was free a moment ago."""
+
+    def __init__(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+
+    def __enter__(self) -> ScriptedServerAt:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._listener.close()
+
+    def accept(self) -> bool:
+        self._listener.settimeout(5)
+        connection, _ = self._listener.accept()
+        connection.close()
+        return True
+
+
+# --- TLS
+
+
+def test_tls_connection_stays_warm_and_carries_orders(tmp_path: Path) -> None:
+    context, ca_file = tls_server(tmp_path)
+    with ScriptedServer(echo_order(), tls=context) as server:
+        path = Route(server.base_url, ca_file=ca_file)
+        assert path.connection.keep_warm(path.clock.monotonic())
+        for _ in range(3):  # session tickets make the socket readable; that is no reason to reconnect
+            threading.Event().wait(0.02)
+            assert path.connection.keep_warm(path.clock.monotonic() + 5)
+        path.connection.create_order(order(1))
+        path.connection.create_order(order(2))
+        assert (server.connections, len(server.requests)) == (1, 2)
+        path.connection.close()
+
+
+def test_tls_server_that_nobody_vouches_for_gets_no_order(tmp_path: Path) -> None:
+    context, _ = tls_server(tmp_path)
+    with ScriptedServer(echo_order(), tls=context) as server:
+        path = Route(server.base_url)
+
+        with pytest.raises(TransientError):
+            path.connection.create_order(order())
+        assert not path.connection.keep_warm(path.clock.monotonic() + 10)
+        assert server.requests == []
+
+
+def test_random_faults_never_send_an_order_twice(serve) -> None:
+    """Whatever the server does, each client order id arrives at most once on a created-or-unknown path."""
+    rng = random.Random(11)
+    faults = [echo_order(), then_close(echo_order()), close_without_answer, reset, answer(502, HTML)]
+    steps = [rng.choice(faults) for _ in range(60)]
+    server, path = serve(*steps, echo_order())
+    for number in range(60):
+        try:
+            path.connection.create_order(order(number))
+        except (OrderOutcomeUnknown, TransientError):
+            continue
+
+    arrived = [json.loads(r.body)["client_order_id"] for r in server.requests]
+    assert len(arrived) == len(set(arrived))

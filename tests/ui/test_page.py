@@ -1,0 +1,314 @@
+"""The page's judgments (its JavaScript, run by node) and the whole page in a browser, where these exist."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import base.ui
+from base.ui.server import UiServer
+from tests.ui.documents import EVALUATIONS, broken_documents, covered_status, example_status
+
+APP_JS = Path(base.ui.__file__).parent / "app.js"
+PAGE = APP_JS.with_name("page.html")
+NODE = shutil.which("node")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+
+# Loads the page's script where there is no page, then answers each line of calls with a line of results.
+RUNNER = """
+const vm = require("vm"), fs = require("fs");
+const context = vm.createContext({});
+vm.runInContext(fs.readFileSync(process.argv[1], "utf8"), context);
+vm.runInContext(`function everythingShown(status) {
+  const live = {receivedMs: 0, changedMs: 0, error: ""};
+  const cells = (columns, rows) => rows.map((row) => columns.map((column) => column.cell(row).text));
+  return [coverageVerdict(status, live), modeBadge(status), stateBadge(status), feedBadge(status),
+    pnlFacts(status), feedFacts(status), restFacts(status), threadFacts(status),
+    cells(POSITION_COLUMNS, sortedPositions(status)), cells(EXIT_COLUMNS, rowsOf(status.exits)),
+    cells(EXPLAIN_COLUMNS, rowsOf(status.exits))];
+}`, context);
+require("readline").createInterface({input: process.stdin}).on("line", (line) => {
+  console.log(JSON.stringify(JSON.parse(line).map(([name, ...args]) => context[name](...args))));
+});
+"""
+
+OpenPage = Callable[..., str]
+RunJs = Callable[..., list[Any]]
+
+LIVE = {"receivedMs": 900, "changedMs": 900, "error": ""}
+
+
+@pytest.fixture(scope="module")
+def run_js() -> Iterator[RunJs]:
+    """Call functions of the page's script, each given as [name, argument, …]; return their results."""
+    if NODE is None:
+        pytest.skip("node is not installed")
+    with subprocess.Popen(
+        [NODE, "-e", RUNNER, str(APP_JS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as node:
+        assert node.stdin is not None
+        assert node.stdout is not None
+
+        def call(*calls: list[Any]) -> list[Any]:
+            print(json.dumps(calls), file=node.stdin, flush=True)
+            results: list[Any] = json.loads(node.stdout.readline())
+            return results
+
+        yield call
+        node.stdin.close()
+        assert node.wait(timeout=10) == 0
+
+
+def covered(**changes: Any) -> dict[str, Any]:
+    return covered_status() | changes
+
+
+def coverage(open_count: Any, protected: Any, unprotected: Any) -> dict[str, Any]:
+    return covered(coverage={"open": open_count, "protected": protected, "unprotected": unprotected})
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "headline"),
+    [
+        pytest.param(covered_status(), "good", "All 3 open positions are protected", id="all protected"),
+        pytest.param(example_status(), "bad", "1 of 3 open positions NOT protected", id="one is not"),
+        pytest.param(
+            coverage(2, 2, [{}]), "bad", "1 of 2 open positions NOT protected", id="the list outweighs"
+        ),
+        pytest.param(coverage(0, 0, []), "idle", "No open positions", id="nothing to protect is not green"),
+        pytest.param(
+            covered(health={"ok": False}), "warn", "All 3 open positions are protected", id="sick daemon"
+        ),
+        pytest.param(
+            covered(health=None), "warn", "All 3 open positions are protected", id="health not told"
+        ),
+        pytest.param(coverage(2, 3, []), "unknown", "Coverage not known", id="absurd numbers"),
+        pytest.param(coverage("3", "3", []), "unknown", "Coverage not known", id="text for numbers"),
+        pytest.param(coverage(3, 3, None), "unknown", "Coverage not known", id="list missing"),
+        pytest.param({}, "unknown", "Coverage not known", id="empty document"),
+        pytest.param(None, "unknown", "Coverage not known", id="no document"),
+    ],
+)
+def test_green_means_every_open_position_is_protected(
+    run_js: RunJs, status: Any, level: str, headline: str
+) -> None:
+    result = run_js(["coverageVerdict", status, LIVE])[0]
+    assert (result["level"], result["headline"]) == (level, headline)
+
+
+@pytest.mark.parametrize(
+    ("link", "level", "headline"),
+    [
+        pytest.param(LIVE, "good", "All 3 open positions are protected", id="fresh"),
+        pytest.param(
+            {"receivedMs": 2500, "changedMs": 2500, "error": "it cannot be reached"},
+            "good",
+            "All 3 open positions are protected",
+            id="one missed refresh",
+        ),
+        pytest.param(
+            {"receivedMs": 3600, "changedMs": 3600, "error": "it cannot be reached"},
+            "unknown",
+            "Connection to the daemon lost",
+            id="no answer for longer",
+        ),
+        pytest.param(
+            {"receivedMs": 3600, "changedMs": 3600, "error": ""},
+            "unknown",
+            "Connection to the daemon lost",
+            id="hidden page wakes up",
+        ),
+        pytest.param(
+            {"receivedMs": 500, "changedMs": 8100, "error": ""},
+            "unknown",
+            "The daemon's data stand still",
+            id="answers that never change",
+        ),
+        pytest.param(
+            {"receivedMs": None, "changedMs": 0, "error": ""},
+            "unknown",
+            "Coverage not known yet",
+            id="starting",
+        ),
+        pytest.param(
+            {"receivedMs": None, "changedMs": 0, "error": "it cannot be reached"},
+            "unknown",
+            "No connection to the daemon",
+            id="never an answer",
+        ),
+    ],
+)
+def test_old_data_are_never_green(run_js: RunJs, link: dict[str, Any], level: str, headline: str) -> None:
+    result = run_js(["coverageVerdict", covered_status(), link])[0]
+    assert (result["level"], result["headline"]) == (level, headline)
+
+
+def test_a_lost_connection_says_how_old_the_data_are_and_what_they_said(run_js: RunJs) -> None:
+    lost = {"receivedMs": 61_000, "changedMs": 61_000, "error": "it cannot be reached"}
+    detail = run_js(["coverageVerdict", covered_status(), lost])[0]["detail"]
+    assert "61 s old" in detail
+    assert "it cannot be reached" in detail
+    assert "All 3 open positions are protected" in detail
+
+
+def test_any_field_missing_or_odd_is_shown_as_unknown_and_never_as_good(run_js: RunJs) -> None:
+    for base_status in (example_status(), covered_status()):
+        names, documents = zip(*broken_documents(base_status), strict=True)
+        results = run_js(*(["everythingShown", document] for document in documents))
+        for name, result in zip(names, results, strict=True):
+            text = json.dumps(result)
+            assert not re.search(r"undefined|NaN|\[object|null\b", text), name
+            if name.startswith(("coverage", "health")) and not name.startswith("health.reasons"):
+                assert result[0]["level"] != "good", name
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ({"env": "sandbox", "trading_mode": "live"}, "SANDBOX"),
+        ({"env": "prod", "trading_mode": "paper"}, "PAPER · PROD"),
+        ({"env": "demo", "trading_mode": "paper"}, "PAPER · DEMO"),
+        ({"env": "prod", "trading_mode": "live"}, "LIVE · PROD"),
+        ({"env": "prod"}, "MODE NOT KNOWN"),
+    ],
+)
+def test_the_banner_tells_what_is_at_stake(run_js: RunJs, status: dict[str, Any], text: str) -> None:
+    assert run_js(["modeBadge", status])[0]["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "is_alarm"),
+    [
+        ({"protected": True}, "protected", False),
+        ({"protected": False, "reason": "no_bid"}, "NOT PROTECTED: no bid to sell into", True),
+        ({"protected": False, "reason": "new_kind"}, "NOT PROTECTED: new kind", True),
+        ({"protected": False, "reason": "by_choice"}, "by choice (protect = false)", False),
+        ({"protected": False, "reason": "closed", "market_status": "finalized"}, "awaits settlement", False),
+        ({"protected": False, "reason": "paused"}, "NOT PROTECTED: the market is paused", True),
+        ({}, "NOT KNOWN", True),
+        ({"protected": "true"}, "NOT KNOWN", True),
+    ],
+)
+def test_a_positions_protection_in_words(
+    run_js: RunJs, row: dict[str, Any], text: str, is_alarm: bool
+) -> None:
+    cell = run_js(["protectionCell", row])[0]
+    assert (cell["text"], cell.get("alarm", False)) == (text, is_alarm)
+
+
+def test_positions_in_danger_come_first(run_js: RunJs) -> None:
+    rows = run_js(["sortedPositions", example_status()])[0]
+    assert [row["ticker"][:8] for row in rows] == ["KXHIGHNY", "KXBTCD-2", "KXFEDDEC", "KXHIGHCH"]
+
+
+def test_numbers_in_words(run_js: RunJs) -> None:
+    table = [
+        ("dollars", "0.5200", "$0.52"),
+        ("dollars", "-0.20", "−$0.20"),
+        ("dollars", "0.3125", "$0.3125"),
+        ("dollars", None, "–"),
+        ("trimmed", "10.00", "10.00"),
+        ("age", 0.42, "0.4 s"),
+        ("age", 61, "61 s"),
+        ("age", 3725.3, "62 min"),
+        ("age", 90_000, "25 h"),
+        ("age", None, "–"),
+        ("age", "5", "–"),
+    ]
+    assert run_js(*([name, value] for name, value, _ in table)) == [words for _, _, words in table]
+
+
+def test_nothing_is_inline_and_text_is_never_markup() -> None:
+    page, script = PAGE.read_text(encoding="utf-8"), APP_JS.read_text(encoding="utf-8")
+    assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=|javascript:", page)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", script
+    )
+
+
+def test_every_element_that_the_script_asks_for_is_on_the_page() -> None:
+    page, script = PAGE.read_text(encoding="utf-8"), APP_JS.read_text(encoding="utf-8")
+    asked = set(re.findall(r'(?:byId|show\w+)\("([\w-]+)"', script))
+    assert len(asked) > 15
+    assert asked <= set(re.findall(r'id="([\w-]+)"', page))
+
+
+@pytest.fixture
+def open_page(tmp_path: Path) -> Iterator[OpenPage]:
+    """Open the page in a browser for so many milliseconds of its time; return the elements as HTML."""
+    servers: list[UiServer] = []
+
+    def open_and_dump(status: Callable[[], dict[str, Any]], budget_ms: int, fragment: str = "") -> str:
+        server = UiServer("127.0.0.1", 0, "", status, lambda _: EVALUATIONS, bytes)
+        server.start()
+        servers.append(server)
+        assert BROWSER is not None
+        done = subprocess.run(
+            [
+                BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                "--disable-extensions", f"--user-data-dir={tmp_path}", f"--virtual-time-budget={budget_ms}",
+                "--dump-dom", f"http://127.0.0.1:{server.port}/{fragment}",
+            ],
+            capture_output=True, text=True, timeout=40,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    yield open_and_dump
+    for server in servers:
+        server.stop()
+        assert server.join(5.0)
+
+
+def headline(dom: str) -> str:
+    found = re.search(r'id="coverage-headline">([^<]*)<', dom)
+    assert found is not None
+    return html.unescape(found[1])
+
+
+@needs_browser
+def test_a_browser_shows_positions_and_evaluations_and_runs_nothing_from_the_exchange(
+    open_page: OpenPage,
+) -> None:
+    status = example_status()
+    status["positions"][0]["ticker"] = "<img src=x onerror=\"document.title='owned'\">"
+    dom = open_page(lambda: status, 1500, "#KX-A")
+    assert headline(dom) == "1 of 3 open positions NOT protected"
+    assert 'class="coverage bad"' in dom
+    assert "<img" not in dom
+    assert "&lt;img src=x" in dom
+    assert "<title>2/3 protected · Backstop</title>" in dom
+    assert ">SANDBOX<" in dom
+    assert ">NOT PROTECTED: no bid to sell into<" in dom
+    assert ">stop loss: 0.3800 is at or below 0.3900<" in dom
+
+
+@needs_browser
+def test_a_browser_that_loses_the_daemon_stops_being_green(
+    open_page: OpenPage,
+) -> None:
+    answers = iter([covered_status()])
+    dom = open_page(lambda: next(answers), 6000)
+    assert headline(dom) == "Connection to the daemon lost"
+    assert 'class="coverage unknown"' in dom
+    assert 'id="data" class="stale"' in dom
+    assert 'id="badges" class="stale"' in dom
+
+
+@needs_browser
+def test_a_browser_notices_a_document_that_stands_still(
+    open_page: OpenPage,
+) -> None:
+    assert headline(open_page(covered_status, 2000)) == "All 3 open positions are protected"
+    assert headline(open_page(covered_status, 11_000)) == "The daemon's data stand still"

@@ -1,0 +1,168 @@
+"""The terminal tables: what they say, to whom, and what they never pass on."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from base.ui.terminal import print_explain, print_status
+from tests.ui.documents import EVALUATIONS, broken_documents, covered_status, example_status
+
+
+def status_text(document: dict[str, Any], *, color: bool = False) -> str:
+    out = io.StringIO()
+    print_status(document, out, color=color)
+    return out.getvalue()
+
+
+def explain_text(rows: list[dict[str, Any]], *, color: bool = False) -> str:
+    out = io.StringIO()
+    print_explain("KX-A", rows, out, color=color)
+    return out.getvalue()
+
+
+def line_with(text: str, word: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(word))
+
+
+def squeezed(line: str) -> str:
+    return " ".join(line.split())
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return covered_status() | changes
+
+
+@pytest.mark.parametrize(
+    ("document", "first_line"),
+    [
+        pytest.param(covered_status(), "COVERAGE: all 3 open positions protected", id="all"),
+        pytest.param(example_status(), "COVERAGE: 1 of 3 open positions NOT PROTECTED", id="one is not"),
+        pytest.param(
+            changed(coverage={"open": 0, "protected": 0, "unprotected": []}),
+            "COVERAGE: no open positions",
+            id="nothing open",
+        ),
+        pytest.param(
+            changed(coverage={"open": 3, "protected": 3, "unprotected": [{}]}),
+            "COVERAGE: 1 of 3 open positions NOT PROTECTED",
+            id="the list outweighs the numbers",
+        ),
+        pytest.param(changed(coverage=None), "COVERAGE NOT KNOWN", id="not told"),
+        pytest.param(
+            changed(coverage={"open": 1, "protected": 2, "unprotected": []}),
+            "COVERAGE NOT KNOWN",
+            id="absurd",
+        ),
+        pytest.param(
+            changed(coverage={"open": True, "protected": True, "unprotected": []}),
+            "COVERAGE NOT KNOWN",
+            id="not a count",
+        ),
+        pytest.param({}, "COVERAGE NOT KNOWN", id="empty document"),
+    ],
+)
+def test_coverage_comes_first(document: dict[str, Any], first_line: str) -> None:
+    assert status_text(document).splitlines()[0].startswith(first_line)
+
+
+def test_only_full_and_healthy_coverage_is_green() -> None:
+    green = "\x1b[1;32mCOVERAGE"
+    assert green in status_text(covered_status(), color=True)
+    assert green not in status_text(example_status(), color=True)
+    assert green not in status_text(changed(health={"ok": False, "reasons": []}), color=True)
+
+
+def test_a_broken_coverage_is_never_green() -> None:
+    for what, document in broken_documents(covered_status()):
+        if what.startswith(("coverage", "health")) and not what.startswith("health.reasons"):
+            assert "\x1b[1;32mCOVERAGE" not in status_text(document, color=True), what
+
+
+def test_a_position_is_told_in_one_row() -> None:
+    text = status_text(example_status())
+    assert squeezed(line_with(text, "KXBTCD")) == (
+        "KXBTCD-26NOV2217-T86249.99 yes 10.00 0.5200 0.5000 0.4 s 0.3900 – -0.20 ws protected"
+    )
+    assert line_with(text, "KXHIGHNY").endswith("NOT PROTECTED: no bid")
+    assert line_with(text, "KXHIGHCHI").rstrip().endswith("awaits settlement")
+
+
+def test_exits_feed_and_budget_are_told() -> None:
+    text = status_text(example_status())
+    assert squeezed(line_with(text, "KXETHD")) == (
+        "KXETHD-26NOV2217-T2849.99 stop loss closed 0.3900 10.00 0.3800 0.17 1"
+    )
+    assert "3 of 3 markets confirmed" in line_with(text, "feed live")
+    assert "reads 2 (for prices 0)" in line_with(text, "REST")
+    assert "-1.57 realized today" in line_with(text, "P&L")
+
+
+def test_a_dead_thread_is_named() -> None:
+    document = covered_status()
+    document["threads"]["stop-loss"]["alive"] = False
+    assert "stop-loss DEAD" in status_text(document)
+
+
+def test_any_null_field_leaves_the_rest_readable() -> None:
+    for what, document in broken_documents(example_status()):
+        if what.endswith("null"):
+            assert status_text(document).startswith("COVERAGE"), what
+
+
+def test_a_pipe_gets_no_escape_sequences_and_whole_rows() -> None:
+    text = status_text(example_status())
+    assert "\x1b" not in text
+    assert sum(line.startswith("KXFEDDECISION-26DEC-H0 ") for line in text.splitlines()) == 1
+
+
+class NarrowTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_narrow_terminal_cuts_no_number_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    out = NarrowTerminal()
+    print_status(example_status(), out, color=False)
+    assert max(map(len, out.getvalue().splitlines())) <= 60
+    assert "…" not in out.getvalue()
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_text_from_outside_cannot_command_the_terminal(color: bool) -> None:
+    document = example_status()
+    document["positions"][0]["ticker"] = "KX\x1b]0;owned\x07\x9b2J[bold]:smile:\n"
+    document["coverage"]["unprotected"][0]["ticker"] = "\x1b[2J"
+    document["health"]["reasons"] = ["\x1b[2J"]
+    text = status_text(document, color=color)
+    assert "\x1b]" not in text
+    assert "\x1b[2J" not in text
+    assert "\x07" not in text
+    assert "\x9b" not in text
+    assert "[bold]:smile:" in text
+
+
+def test_explain_is_a_timeline() -> None:
+    lines = explain_text(EVALUATIONS).splitlines()
+    assert "KX-A" in lines[0]
+    assert squeezed(lines[2]) == "15:00:00.250 ×7 hold within rules 0.5000 120.00 0.4 s 0.3900 – ws"
+    assert squeezed(lines[3]).startswith("15:00:14.750 exit stop loss 0.3800 15.00 ")
+    assert lines[3].rstrip().endswith("0.3800 is at or below 0.3900")
+
+
+def test_explain_without_evaluations_says_so() -> None:
+    assert explain_text([]) == "No evaluations of KX-A yet.\n"
+
+
+def test_explain_bears_missing_and_hostile_fields() -> None:
+    rows: list[dict[str, Any]] = [
+        {},
+        dict.fromkeys(EVALUATIONS[0]),
+        {"detail": "\x1b[2J", "at": "x", "repeats": "x"},
+    ]
+    text = explain_text(rows)
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 2 + len(rows)
