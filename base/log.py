@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
+from decimal import Decimal
 from enum import Enum
 
 FIELDS_ATTRIBUTE = "event_fields"
@@ -108,7 +109,17 @@ def _plain(value: object) -> str:
         return ",".join(sorted(map(_plain, value)))
     if isinstance(value, (list, tuple)):
         return ",".join(map(_plain, value))
+    if isinstance(value, Decimal):
+        return _exact(value)
     return "-" if value is None else str(value)
+
+
+def _exact(value: Decimal) -> str:
+    """All digits that say something, and at least cents where there is a fraction."""
+    if not value.is_finite() or value == value.to_integral_value():
+        return f"{value:.2f}" if value.is_finite() and value.as_tuple().exponent != 0 else str(value)
+    text = f"{value:f}".rstrip("0")
+    return text if len(text.partition(".")[2]) >= 2 else f"{value:.2f}"
 
 
 def _short(value: float) -> str:

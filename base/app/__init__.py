@@ -1,1 +1,1 @@
-"""Wiring: configuration, logging, commands, threads and their order. Imports everything; nothing imports it."""
+"""Wiring: configuration, logging, commands, threads and their order. Nothing imports it."""

@@ -7,6 +7,7 @@ Exit codes: 0 as asked, 2 configuration, 3 another instance runs, 4 could not ke
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -97,14 +98,15 @@ def main(
 ) -> int:
     """Run one command and return the exit code; what is not given is the process's own."""
     arguments = sys.argv[1:] if argv is None else argv
-    session = _Session(
+    invocation = _Invocation(
         entry_points or EntryPoints(),
         os.environ if environ is None else environ,
         directory or Path.cwd(),
         clock or SystemClock(),
     )
+    _accept_any_character(sys.stdout)
     try:
-        code = _dispatch(arguments, session)
+        code = _dispatch(arguments, invocation)
         sys.stdout.flush()  # here, so that a reader that has gone is noticed inside the try
         return code
     except ConfigError as exc:
@@ -128,7 +130,7 @@ def main(
 
 
 @dataclass(frozen=True)
-class _Session:
+class _Invocation:
     entry_points: EntryPoints
     environ: Mapping[str, str]
     directory: Path
@@ -142,29 +144,29 @@ class _Session:
         return config
 
 
-def _dispatch(arguments: list[str], session: _Session) -> int:
+def _dispatch(arguments: list[str], invocation: _Invocation) -> int:
     # These two have options of their own, which argparse would try to understand here.
     if arguments[:1] == ["sandbox"]:
-        return session.entry_points.sandbox(arguments[1:])
+        return invocation.entry_points.sandbox(arguments[1:])
     if arguments[:1] == ["replay"]:
-        return session.entry_points.replay(arguments[1:])
+        return invocation.entry_points.replay(arguments[1:])
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as exc:  # argparse ends the process after --help, --version and usage errors
         return exc.code if isinstance(exc.code, int) else EXIT_CONFIG
-    config = session.config()
+    config = invocation.config()
     if options.command in (None, "run"):
-        return _run_or_say_unsafe(session.entry_points.daemon, config)
+        return _run_or_say_unsafe(invocation.entry_points.daemon, config)
     configure_logging("WARNING", "text", None, stream=sys.stderr)  # standard output is the command's own
     match options.command:
         case "check":
-            return session.entry_points.checks(config, sys.stdout)
+            return invocation.entry_points.checks(config, sys.stdout)
         case "status":
-            return _show_status(config, session.clock, as_json=options.json, watch=options.watch)
+            return _show_status(config, invocation.clock, as_json=options.json, watch=options.watch)
         case "explain":
             return _show_evaluations(config, options.ticker)
         case _:
-            return session.entry_points.flatten(config, options.ticker, options.yes)
+            return invocation.entry_points.flatten(config, options.ticker, options.yes)
 
 
 def _run_or_say_unsafe(daemon: Callable[[Config], int], config: Config) -> int:
@@ -173,6 +175,9 @@ def _run_or_say_unsafe(daemon: Callable[[Config], int], config: Config) -> int:
         return daemon(config)
     except (ConfigError, AlreadyRunningError):
         raise
+    except KeyboardInterrupt:  # before the daemon's own signal handlers were in place
+        _complain("interrupted")
+        return EXIT_OK
     except Exception:  # safety net: see above
         print(redact(traceback.format_exc()), file=sys.stderr)
         return EXIT_UNSAFE
@@ -248,6 +253,12 @@ def _show_evaluations(config: Config, ticker: str) -> int:
 
 def _use_color() -> bool:
     return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+
+def _accept_any_character(stream: TextIO) -> None:
+    """Let a terminal or log that cannot show a character get its escape, not an error in mid-line."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(*problems: str) -> None:

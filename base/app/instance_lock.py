@@ -70,7 +70,7 @@ class InstanceLock:
         self.release()
 
 
-def default_directory(environ: Mapping[str, str], sessions: Path = Path("/run/user")) -> Path:
+def default_directory(environ: Mapping[str, str], runtime_root: Path = Path("/run/user")) -> Path:
     """The user's runtime directory where there is one, else a directory below the temporary one.
 
     The runtime directory is also looked for where XDG_RUNTIME_DIR is not set: a copy started by cron must
@@ -78,7 +78,7 @@ def default_directory(environ: Mapping[str, str], sessions: Path = Path("/run/us
     """
     user_id = os.geteuid()
     named = environ.get("XDG_RUNTIME_DIR", "")
-    for runtime in (Path(named), sessions / str(user_id)):
+    for runtime in (Path(named), runtime_root / str(user_id)):
         if runtime.is_absolute() and runtime.is_dir() and os.access(runtime, os.W_OK):
             return runtime / "backstop"
     return Path(tempfile.gettempdir()) / f"backstop-{user_id}"

@@ -1,7 +1,7 @@
 """Log lines on standard output and in a rotating file, as text or JSON, without secrets.
 
-Redaction happens once, on the finished line: whatever a message, a field, an exception or a traceback
-brings along passes through it.
+Whatever a message, a field, an exception or a traceback brings along passes through `redact` in the
+formatter, the last place before the line is written; JSON is redacted value by value, so that it stays JSON.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from base.app.account import Account, Adoption, MarketDirectory
 from base.app.config import Config, TradingMode, describe
 from base.app.entries import EntryDesk
 from base.app.exchange import Exchange, open_exchange
+from base.app.flatten import ENTRIES_BLOCKED_FILE
 from base.app.instance_lock import InstanceLock
 from base.app.live_gateway import LiveGateway
 from base.app.logging_setup import configure_logging, register_secret
@@ -208,6 +209,7 @@ class Daemon:
             self._stop,
             self._shut_down,
             clock,
+            entries_blocked=(config.state_dir / ENTRIES_BLOCKED_FILE).exists,
         )
         self._entries = EntryDesk(
             self._gateway,

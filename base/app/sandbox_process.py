@@ -35,7 +35,8 @@ class EmbeddedSandbox:
     input is then closed."""
 
     def __init__(self, state_dir: Path, clock: Clock, extra_arguments: tuple[str, ...] = ()) -> None:
-        self._key_dir = state_dir / "sandbox"
+        self._state_dir = state_dir.resolve()
+        self._key_dir = self._state_dir / "sandbox"
         self._clock = clock
         self._extra = extra_arguments
         self._process: subprocess.Popen[str] | None = None
@@ -67,7 +68,11 @@ class EmbeddedSandbox:
                     "`pip install -e '.[sandbox]'`, or set KALSHI_ENV to demo or prod"
                 ]
             )
-        return SandboxAddress(found["REST"], found["WS"], found["KEY_ID"], Path(found["KEY_FILE"]))
+        address = SandboxAddress(found["REST"], found["WS"], found["KEY_ID"], Path(found["KEY_FILE"]))
+        _address_file(self._state_dir).write_text(
+            "\n".join([address.rest_url, address.ws_url, address.key_id, str(address.key_file)]) + "\n"
+        )
+        return address
 
     def _read(self, stream: str) -> None:
         process = self._process
@@ -94,6 +99,7 @@ class EmbeddedSandbox:
         process = self._process
         if process is None:
             return
+        _address_file(self._state_dir).unlink(missing_ok=True)
         if process.stdin is not None:
             process.stdin.close()
         process.terminate()
@@ -103,3 +109,16 @@ class EmbeddedSandbox:
             log_event(logger, logging.WARNING, "sandbox_killed", pid=process.pid)
             process.kill()
             process.wait(STOP_TIMEOUT_S)
+
+
+def running_sandbox(state_dir: Path) -> SandboxAddress | None:
+    """Where the sandbox that a daemon with this STATE_DIR has started can be reached, None without one."""
+    try:
+        lines = _address_file(state_dir).read_text().splitlines()
+    except OSError:
+        return None
+    return SandboxAddress(lines[0], lines[1], lines[2], Path(lines[3])) if len(lines) == 4 else None
+
+
+def _address_file(state_dir: Path) -> Path:
+    return state_dir / "sandbox" / "address"

@@ -60,6 +60,7 @@ class Supervisor:
         shut_down: Callable[[], bool],
         clock: Clock,
         leave: Callable[[int], None] = os._exit,
+        entries_blocked: Callable[[], bool] = lambda: False,
     ) -> None:
         self._watched = watched
         self._signals = signals
@@ -71,6 +72,7 @@ class Supervisor:
         self._shut_down = shut_down
         self._clock = clock
         self._leave = leave
+        self._entries_blocked = entries_blocked
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._done = threading.Event()
         self._main_left = threading.Event()
@@ -185,6 +187,7 @@ class Supervisor:
             reconciled_once=self._portfolio.is_loaded,
             daily_loss_hit=is_daily_loss_hit(ledger.realized - ledger.fees, self._limits),
             service_died=bool(self._deaths),
+            entries_blocked=self._entries_blocked(),
         )
         with self._lock:
             change = next_state(self._state, inputs)

@@ -21,7 +21,7 @@ from base.kalshi.rate_limit import Lane, RateLimiter, RequestKind, RequestStats
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
 from base.kalshi.transport import CA_FILE, BoundedSocket, Deadline, tls_context
-from base.log import log_event
+from base.log import RepeatedWarnings, log_event
 from base.model.order import OrderAck, OrderRequest
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,9 @@ PREPARE_EVERY_S = 1.0
 PREPARED_AGE_S_MAX = 1.5
 """A prepared signature is not used when older: its timestamp has to stay within 2 s of the truth."""
 IDLE_S_MAX = 20.0
+UNTRUSTED_AFTER_S = 30.0
+"""A connection that nobody kept warm for so long carries no order: it may have died without a sign, and
+an order sent into it can only end as an unknown outcome."""
 KEEP_WARM_S_MAX = 1.5
 """Keeping warm may hold up its worker, and with it an exit, for so long."""
 RECONNECT_EVERY_S = 1.0
@@ -75,6 +78,7 @@ class OrderConnection:
         self._clock = clock
         self._limiter = limiter
         self._stats = stats
+        self._warnings = RepeatedWarnings()
         self._deadline = Deadline(clock)
         self._sock: BoundedSocket | None = None
         self._last_used_at = clock.monotonic()
@@ -129,7 +133,11 @@ class OrderConnection:
                 self._ask_status()
         except (OSError, http.client.HTTPException) as exc:
             self.close()
-            log_event(logger, logging.WARNING, "exit_connection_down", why=_reason(exc))
+            held_back = self._warnings.allow("down", now)
+            if held_back is not None:
+                log_event(
+                    logger, logging.WARNING, "exit_connection_down", held_back=held_back, why=_reason(exc)
+                )
             return False
         return self._sock is not None
 
@@ -171,7 +179,8 @@ class OrderConnection:
 
     def _send_somehow(self, body: bytes) -> BoundedSocket:
         """Send over the open connection, or over a new one if that is dead before it takes a byte."""
-        if self._sock is not None and not self._is_stale(self._sock):
+        is_trusted = self._clock.monotonic() - self._last_used_at < UNTRUSTED_AFTER_S
+        if self._sock is not None and is_trusted and not self._is_stale(self._sock):
             try:
                 self._send_all(self._sock, self._post_head(len(body)) + body)
             except ConnectionError:

@@ -52,7 +52,7 @@ from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
 from base.kalshi.transport import CA_FILE, BoundedSocket, Deadline
 from base.kalshi.wire import parse_ticker
-from base.log import log_event
+from base.log import RepeatedWarnings, log_event
 from base.model.order import Order, OrderAck, OrderRequest
 from base.model.position import Fill
 
@@ -113,6 +113,7 @@ class RestClient:
         self._max_body_bytes = max_body_bytes
         self._ca_file = ca_file
         self._rng = rng or random.Random()
+        self._warnings = RepeatedWarnings()
         self._closed = threading.Event()
         self._threads = threading.local()  # a session and a deadline for each thread
         self._costs = EndpointCosts()  # immutable; replaced as a whole
@@ -133,7 +134,7 @@ class RestClient:
             except (TransientError, WireError) as exc:
                 if not found:
                     raise
-                log_event(logger, logging.WARNING, "prices_incomplete", missing_from=chunk[0], why=exc)
+                self._warn("prices_incomplete", missing_from=chunk[0], why=exc)
                 break
         return list(found.values())
 
@@ -177,7 +178,7 @@ class RestClient:
             )
             if page.unusable:
                 count, first = len(page.unusable), page.unusable[0]
-                log_event(logger, logging.WARNING, "market_unusable", count=count, first=first)
+                self._warn("market_unusable", count=count, first=first)
             return _Page(page.snapshots, page.cursor, page.rows)
 
         return self._pages("markets", params, read)
@@ -313,6 +314,12 @@ class RestClient:
     def close(self) -> None:
         """End waits between attempts; a call under way then fails with TransientError."""
         self._closed.set()
+
+    def _warn(self, event: str, **fields: Any) -> None:
+        """Log a warning, at most once a minute for each event."""
+        held_back = self._warnings.allow(event, self._clock.monotonic())
+        if held_back is not None:
+            log_event(logger, logging.WARNING, event, held_back=held_back, **fields)
 
     # --- reading ------------------------------------------------------------------------------------------
 

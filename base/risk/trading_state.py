@@ -37,6 +37,8 @@ class StateInputs:
     """Today's realized loss has reached the limit; clears on the next trading day."""
     service_died: bool = False
     """A thread ended that should not have. Recovery is a new start, so the caller never clears this."""
+    entries_blocked: bool = False
+    """`flatten` has left its mark: the user wants nothing opened until it is removed."""
     kill_switch: bool = False
 
 
@@ -62,6 +64,7 @@ def next_state(previous: TradingState, inputs: StateInputs) -> StateChange:
             (not inputs.reconciled_once, "positions have not been compared with the exchange yet"),
             (not inputs.journal_ok, "the journal cannot be written: free disk space or fix its permissions"),
             (inputs.daily_loss_hit, "today's loss limit is reached: entries resume on the next trading day"),
+            (inputs.entries_blocked, "flatten has blocked entries: remove the mark that it named"),
             (inputs.service_died, "a thread has died: the daemon has to be started again"),
         )
         if applies

@@ -10,6 +10,7 @@ const EXPLAIN_REFRESH_MS = 2000;
 const FETCH_TIMEOUT_MS = 4000;
 const LOST_AFTER_MS = 3500; // three refreshes without an answer
 const FROZEN_AFTER_MS = 8000; // answers come, but the daemon has stopped writing them
+const FROZEN_AFTER_INTERVALS = 3; // or this many of its own UI intervals, where it tells a long one
 
 const REASONS = {
   no_bid: "no bid to sell into",
@@ -22,6 +23,7 @@ const REASONS = {
   by_choice: "by choice (protect = false)",
   closed: "the market is closed",
   not_open: "the market has not opened",
+  not_checked: "the checker has not passed it lately",
 };
 const TICKER = /^[\w.-]{1,128}$/;
 const SETTLING = ["closed", "determined", "disputed", "amended", "finalized"];
@@ -80,7 +82,8 @@ function moneyClass(value) {
 
 // How far the shown data can be believed. `link` is {receivedMs, changedMs, error}: milliseconds since the
 // last answer (null: never one) and since its content last moved, and what the last attempt failed with.
-function linkVerdict(link) {
+function linkVerdict(status, link) {
+  const intervalMs = Number(objectOf(status).ui_interval_s) * 1000 || 0;
   const failed = link.error ? ": " + link.error : "";
   if (link.receivedMs === null) {
     return link.error
@@ -91,7 +94,7 @@ function linkVerdict(link) {
   if (link.receivedMs > LOST_AFTER_MS) {
     return { state: "lost", headline: "Connection to the daemon lost", detail: "The last data are " + old + " old" + failed + "." };
   }
-  if (link.changedMs > FROZEN_AFTER_MS) {
+  if (link.changedMs > Math.max(FROZEN_AFTER_MS, FROZEN_AFTER_INTERVALS * intervalMs)) {
     return {
       state: "frozen",
       headline: "The daemon's data stand still",
@@ -104,7 +107,7 @@ function linkVerdict(link) {
 // The one thing this page is for. Levels: good, idle, warn, bad, unknown.
 function coverageVerdict(status, link) {
   const told = toldCoverage(status);
-  const connection = linkVerdict(link);
+  const connection = linkVerdict(status, link);
   if (connection.state === "live") return told;
   const before = connection.state === "starting" || link.receivedMs === null ? "" : " Last told: " + told.headline + ".";
   return { level: "unknown", headline: connection.headline, detail: connection.detail + before, list: [], short: "?" };
@@ -114,10 +117,12 @@ function toldCoverage(status) {
   const coverage = objectOf(objectOf(status).coverage);
   const open = coverage.open;
   const safe = coverage.protected;
-  const unprotected = coverage.unprotected;
+  // Positions left unprotected by choice are listed, but neither counted nor alarming.
+  const isListed = Array.isArray(coverage.unprotected);
+  const unprotected = isListed ? coverage.unprotected.filter((entry) => objectOf(entry).reason !== "by_choice") : [];
   const list = rowsOf(unprotected).map((entry) => words(entry.ticker) + ": " + reasonWords(entry.reason));
   const healthy = objectOf(objectOf(status).health).ok === true;
-  if (!isCount(open) || !isCount(safe) || safe > open || !Array.isArray(unprotected)) {
+  if (!isCount(open) || !isCount(safe) || safe > open || !isListed) {
     return {
       level: "unknown",
       headline: "Coverage not known",
@@ -187,7 +192,8 @@ function sourceCell(row) {
 
 function exitStateCell(row) {
   const levels = { unknown: "bad-text", blocked: "bad-text", triggered: "warn-text", sending: "warn-text" };
-  return { text: words(row.state), className: Object.hasOwn(levels, row.state) ? levels[row.state] : "" };
+  const why = row.state !== "closed" && row.why ? ": " + reasonWords(row.why) : "";
+  return { text: words(row.state) + why, className: Object.hasOwn(levels, row.state) ? levels[row.state] : "" };
 }
 
 function sortedPositions(status) {
@@ -201,7 +207,7 @@ function clockTime(epochSeconds) {
 }
 
 const POSITION_COLUMNS = [
-  { label: "Market", kind: "ticker", cell: (row) => ({ text: words(row.ticker) }) },
+  { label: "Market", kind: "ticker", cell: (row) => ({ text: words(row.ticker), title: row.title }) },
   { label: "Side", cell: (row) => ({ text: words(row.outcome_side).toUpperCase() }) },
   { label: "Count", kind: "number", cell: (row) => ({ text: trimmed(row.count) }) },
   { label: "Entry", kind: "number", cell: (row) => ({ text: dollars(row.entry_price) }) },
@@ -273,6 +279,7 @@ function threadFacts(status) {
   return Object.entries(objectOf(status.threads)).map(([name, thread]) => {
     const facts = objectOf(thread);
     if (facts.alive === false) return [name, "DEAD", "bad-text"];
+    if (facts.on_time === false) return [name, "LATE: " + age(facts.last_pass_age_s), "bad-text"];
     return [name, facts.alive === true ? age(facts.last_pass_age_s) : "–", facts.alive === true ? "" : "muted-text"];
   });
 }
@@ -357,7 +364,6 @@ function makeRow(columns) {
     if (column.kind === "ticker") {
       const button = make("button");
       button.type = "button";
-      button.title = "Show the last evaluations";
       button.addEventListener("click", () => { location.hash = button.textContent; });
       cell.append(button);
     }
@@ -373,6 +379,7 @@ function fillRow(element, columns, row) {
     alarm = alarm || content.alarm === true;
     setClass(cell, [column.kind, content.className].filter(Boolean).join(" "));
     setText(column.kind === "ticker" ? cell.firstElementChild : cell, content.text);
+    if (column.kind === "ticker") cell.firstElementChild.title = content.title ? words(content.title) : "Show the last evaluations";
   });
   setClass(element, alarm ? "alarm" : "");
 }
@@ -417,7 +424,7 @@ function accept(status) {
 function showCoverage() {
   const now = link();
   const verdict = coverageVerdict(shown.status, now);
-  const state = linkVerdict(now).state;
+  const state = linkVerdict(shown.status, now).state;
   setClass(byId("coverage"), "coverage " + verdict.level);
   setText(byId("coverage-headline"), verdict.headline);
   setText(byId("coverage-detail"), verdict.detail);
@@ -433,6 +440,7 @@ function showStatus(status) {
   showBadge("mode", modeBadge(status));
   showBadge("trading-state", stateBadge(status));
   showBadge("feed-badge", feedBadge(status));
+  setText(byId("state-why"), status.trading_state === "active" ? "" : words(status.trading_state_why).replace("–", ""));
   setText(byId("version"), words(status.version));
   setText(byId("uptime"), age(status.uptime_s));
   const health = objectOf(status.health);

@@ -125,7 +125,7 @@ def _unprotected(status: Mapping[str, Any]) -> Iterator[Metric]:
     if isinstance(entries, list):
         yield _counts_by(
             "backstop_positions_unprotected",
-            "Open positions without protection, by reason.",
+            "Open positions without protection, by reason (by_choice is not counted as open).",
             "reason",
             Counter(str(entry.get("reason", "")) for entry in rows(entries)),
         )

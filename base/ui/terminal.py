@@ -24,7 +24,8 @@ def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool) -> N
     console = _console(file, color)
     console.print(_coverage_line(document))
     for entry in rows_of(section(document, "coverage").get("unprotected")):
-        console.print(_text(f"  {_plain(entry.get('ticker'))}: {_words(entry.get('reason'))}", BAD))
+        style = QUIET if _is_by_choice(entry) else BAD
+        console.print(_text(f"  {_plain(entry.get('ticker'))}: {_words(entry.get('reason'))}", style))
     health = section(document, "health")
     if health.get("ok") is not True:
         console.print(_text("NOT HEALTHY", BAD))
@@ -73,9 +74,11 @@ def print_explain(ticker: str, rows: list[dict[str, Any]], file: TextIO, *, colo
 def _coverage_line(document: Mapping[str, Any]) -> Text:
     coverage = section(document, "coverage")
     open_count, protected = coverage.get("open"), coverage.get("protected")
-    bare = coverage.get("unprotected")
-    if not _is_count(open_count) or not _is_count(protected) or not isinstance(bare, list):
+    listed = coverage.get("unprotected")
+    if not _is_count(open_count) or not _is_count(protected) or not isinstance(listed, list):
         return _text("COVERAGE NOT KNOWN: count on no position being protected", BAD)
+    # Positions left unprotected by choice are listed, but neither counted nor alarming.
+    bare = [entry for entry in listed if not _is_by_choice(entry)]
     if protected < open_count or bare:
         count = max(open_count - protected, len(bare))
         return _text(f"COVERAGE: {count} of {open_count} open positions NOT PROTECTED", BAD)
@@ -87,6 +90,10 @@ def _coverage_line(document: Mapping[str, Any]) -> Text:
     return _text(f"COVERAGE: all {open_count} open positions protected", style)
 
 
+def _is_by_choice(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get("reason") == "by_choice"
+
+
 def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
@@ -94,12 +101,13 @@ def _is_count(value: Any) -> TypeGuard[int]:
 def _banner(document: Mapping[str, Any]) -> Text:
     env = _plain(document.get("env")).upper()
     mode = _plain(document.get("trading_mode")).upper()
-    state = _plain(document.get("trading_state"))
+    state, why = _plain(document.get("trading_state")), document.get("trading_state_why")
     name = env if env == "SANDBOX" else f"{mode} {env}"
     return Text.assemble(
         _text(f" {name} ", "bold reverse"),
         _text("  state "),
         _text(state, {"active": GOOD, "reducing": WARN}.get(state, BAD)),
+        _text(f" ({_plain(why)})" if why and state != "active" else ""),
         _text(f"  up {_age(document.get('uptime_s'))}  version {_plain(document.get('version'))}"),
     )
 
@@ -141,9 +149,10 @@ def _threads_line(document: Mapping[str, Any]) -> Text:
     line = _text("threads")
     for name, thread in section(document, "threads").items():
         facts = thread if isinstance(thread, Mapping) else {}
-        dead = facts.get("alive") is False
+        problem = "DEAD" if facts.get("alive") is False else "LATE " if facts.get("on_time") is False else ""
+        passed = "" if problem == "DEAD" else _age(facts.get("last_pass_age_s"))
         line.append_text(_text(f"  {_plain(name)} "))
-        line.append_text(_text("DEAD" if dead else _age(facts.get("last_pass_age_s")), BAD if dead else ""))
+        line.append_text(_text(problem + passed, BAD if problem else ""))
     return line
 
 
@@ -180,7 +189,7 @@ def _source(row: Mapping[str, Any]) -> Text:
 def _protection(row: Mapping[str, Any]) -> Text:
     if row.get("protected") is True:
         return _text("protected", GOOD)
-    if row.get("reason") == "by_choice":
+    if _is_by_choice(row):
         return _text("none, by choice", QUIET)
     if awaits_settlement(row):
         return _text("awaits settlement", QUIET)
@@ -193,10 +202,11 @@ def _exits_table(exits: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(heading, justify="right", overflow="fold")
     for row in exits:
         state = _plain(row.get("state"))
+        why = f": {_words(row['why'])}" if row.get("why") and state != "closed" else ""
         table.add_row(
             _text(_plain(row.get("ticker"))),
             _text(_words(row.get("reason"))),
-            _text(state, {"closed": "", "unknown": BAD, "blocked": BAD}.get(state, WARN)),
+            _text(state + why, {"closed": "", "unknown": BAD, "blocked": BAD}.get(state, WARN)),
             *(
                 _text(_plain(row.get(field)))
                 for field in ("trigger_price", "filled", "average_price", "fees", "attempts")

@@ -151,19 +151,19 @@ class TestDefaultDirectory:
         assert default_directory({"XDG_RUNTIME_DIR": str(tmp_path)}) == tmp_path / "backstop"
 
     def test_is_found_without_the_variable_too(self, tmp_path: Path) -> None:
-        session = tmp_path / str(os.geteuid())
-        session.mkdir()
+        runtime = tmp_path / str(os.geteuid())
+        runtime.mkdir()
         for environ in ({}, {"XDG_RUNTIME_DIR": "relative"}, {"XDG_RUNTIME_DIR": str(tmp_path / "none")}):
-            assert default_directory(environ, sessions=tmp_path) == session / "backstop"
+            assert default_directory(environ, runtime_root=tmp_path) == runtime / "backstop"
 
-    def test_is_per_user_without_a_session(self, tmp_path: Path) -> None:
-        directory = default_directory({}, sessions=tmp_path)
+    def test_is_per_user_without_a_runtime_directory(self, tmp_path: Path) -> None:
+        directory = default_directory({}, runtime_root=tmp_path)
         assert directory.name == f"backstop-{os.geteuid()}"
 
     def test_does_not_depend_on_the_working_directory(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        before = default_directory({}, sessions=tmp_path)
+        before = default_directory({}, runtime_root=tmp_path)
         monkeypatch.chdir(tmp_path)
-        assert default_directory({}, sessions=tmp_path) == before
+        assert default_directory({}, runtime_root=tmp_path) == before
         assert before.is_absolute()

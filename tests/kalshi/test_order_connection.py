@@ -340,6 +340,18 @@ def test_connection_refusing_the_first_byte_is_replaced(serve) -> None:
     assert [json.loads(r.body)["client_order_id"] for r in server.requests] == ["bs-1", "bs-2"]
 
 
+def test_connection_that_nobody_kept_warm_carries_no_order(serve) -> None:
+    clock = FakeClock()
+    server, path = serve(echo_order(), clock=clock)
+    path.connection.create_order(order(1))
+    clock.advance(29)
+    path.connection.create_order(order(2))
+    assert server.connections == 1
+    clock.advance(31)
+    path.connection.create_order(order(3))
+    assert server.connections == 2
+
+
 def test_keep_warm_connects_ahead_and_leaves_a_fresh_connection_alone(serve) -> None:
     server, path = serve(echo_order())
 

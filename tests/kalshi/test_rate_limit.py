@@ -39,6 +39,14 @@ def drain(limiter: RateLimiter, kind: RequestKind, lane: Lane, cost: float = 10)
     return taken
 
 
+def wait_until_waiting(limiter: RateLimiter, lane: Lane) -> None:
+    for _ in range(5_000):
+        if limiter.snapshot().waiting[lane]:
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError(f"nobody waits in lane {lane}")
+
+
 def test_entries_leave_the_reserve_to_exits(limiter: RateLimiter) -> None:
     assert drain(limiter, WRITE, Lane.STRATEGY) == 7
     assert drain(limiter, WRITE, Lane.EXIT) == 3
@@ -124,8 +132,7 @@ def test_waiting_exit_is_served_before_an_entry_that_waited_longer() -> None:
 
     entry = threading.Thread(target=wait_for_tokens, args=(Lane.STRATEGY,))
     entry.start()
-    while not limiter.snapshot().waiting[Lane.STRATEGY]:
-        threading.Event().wait(0.001)
+    wait_until_waiting(limiter, Lane.STRATEGY)
     exits = [threading.Thread(target=wait_for_tokens, args=(Lane.EXIT,)) for _ in range(2)]
     for thread in exits:
         thread.start()
@@ -145,8 +152,7 @@ def test_read_below_does_not_overtake_a_waiting_exit() -> None:
         target=lambda: result.append(limiter.acquire(READ, Lane.EXIT, 90, deadline_s=0.3))
     )
     waiting.start()
-    while not limiter.snapshot().waiting[Lane.EXIT]:
-        threading.Event().wait(0.001)
+    wait_until_waiting(limiter, Lane.EXIT)
 
     assert not limiter.acquire(READ, Lane.PRICE, 1, deadline_s=0.2)
     waiting.join(5)
@@ -182,8 +188,7 @@ def test_paused_lane_does_not_hold_up_the_lanes_below() -> None:
         limiter.penalize(Lane.EXIT)
     waiting = threading.Thread(target=limiter.acquire, args=(READ, Lane.EXIT, 10, 0.3))
     waiting.start()
-    while not limiter.snapshot().waiting[Lane.EXIT]:
-        threading.Event().wait(0.001)
+    wait_until_waiting(limiter, Lane.EXIT)
 
     assert limiter.try_acquire(READ, Lane.DISPLAY, 10)
     waiting.join(5)

@@ -85,6 +85,18 @@ def coverage(open_count: Any, protected: Any, unprotected: Any) -> dict[str, Any
         pytest.param(
             coverage(2, 2, [{}]), "bad", "1 of 2 open positions NOT protected", id="the list outweighs"
         ),
+        pytest.param(
+            coverage(3, 3, [{"ticker": "KX-A", "reason": "by_choice"}]),
+            "good",
+            "All 3 open positions are protected",
+            id="left unprotected on purpose",
+        ),
+        pytest.param(
+            coverage(3, 2, [{"ticker": "KX-A", "reason": "by_choice"}]),
+            "bad",
+            "1 of 3 open positions NOT protected",
+            id="the choice explains no other position",
+        ),
         pytest.param(coverage(0, 0, []), "idle", "No open positions", id="nothing to protect is not green"),
         pytest.param(
             covered(health={"ok": False}), "warn", "All 3 open positions are protected", id="sick daemon"
@@ -153,6 +165,23 @@ def test_old_data_are_never_green(run_js: RunJs, link: dict[str, Any], level: st
     assert (result["level"], result["headline"]) == (level, headline)
 
 
+def test_a_daemon_with_a_long_ui_interval_is_given_time_to_move(run_js: RunJs) -> None:
+    links = [{"receivedMs": 500, "changedMs": ms, "error": ""} for ms in (8100, 29_000, 31_000)]
+    status = covered(ui_interval_s=10)
+    verdicts = run_js(*(["coverageVerdict", status, link] for link in links))
+    assert [each["level"] for each in verdicts] == ["good", "good", "unknown"]
+
+
+def test_an_exit_that_is_blocked_says_why(run_js: RunJs) -> None:
+    rows = [
+        {"state": "blocked", "why": "market_paused"},
+        {"state": "closed", "why": "flat"},
+        {"state": "sending"},
+    ]
+    cells = run_js(*(["exitStateCell", row] for row in rows))
+    assert [cell["text"] for cell in cells] == ["blocked: market paused", "closed", "sending"]
+
+
 def test_a_lost_connection_says_how_old_the_data_are_and_what_they_said(run_js: RunJs) -> None:
     lost = {"receivedMs": 61_000, "changedMs": 61_000, "error": "it cannot be reached"}
     detail = run_js(["coverageVerdict", covered_status(), lost])[0]["detail"]
@@ -209,6 +238,17 @@ def test_a_positions_protection_in_words(
 def test_positions_in_danger_come_first(run_js: RunJs) -> None:
     rows = run_js(["sortedPositions", example_status()])[0]
     assert [row["ticker"][:8] for row in rows] == ["KXHIGHNY", "KXBTCD-2", "KXFEDDEC", "KXHIGHCH"]
+
+
+def test_a_thread_that_is_late_or_dead_says_so(run_js: RunJs) -> None:
+    threads = {
+        "a": {"alive": True, "last_pass_age_s": 1.0, "on_time": True},
+        "b": {"alive": True, "last_pass_age_s": 90.0, "on_time": False},
+        "c": {"alive": False, "last_pass_age_s": 90.0},
+        "d": {},
+    }
+    facts = run_js(["threadFacts", {"threads": threads}])[0]
+    assert [fact[1] for fact in facts] == ["1.0 s", "LATE: 90 s", "DEAD", "–"]
 
 
 def test_numbers_in_words(run_js: RunJs) -> None:

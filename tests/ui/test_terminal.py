@@ -50,6 +50,13 @@ def changed(**changes: Any) -> dict[str, Any]:
             "COVERAGE: 1 of 3 open positions NOT PROTECTED",
             id="the list outweighs the numbers",
         ),
+        pytest.param(
+            changed(
+                coverage={"open": 3, "protected": 3, "unprotected": [{"ticker": "K", "reason": "by_choice"}]}
+            ),
+            "COVERAGE: all 3 open positions protected",
+            id="left unprotected on purpose",
+        ),
         pytest.param(changed(coverage=None), "COVERAGE NOT KNOWN", id="not told"),
         pytest.param(
             changed(coverage={"open": 1, "protected": 2, "unprotected": []}),
@@ -100,10 +107,23 @@ def test_exits_feed_and_budget_are_told() -> None:
     assert "-1.57 realized today" in line_with(text, "P&L")
 
 
-def test_a_dead_thread_is_named() -> None:
+def test_a_dead_or_late_thread_is_named() -> None:
     document = covered_status()
     document["threads"]["stop-loss"]["alive"] = False
+    document["threads"]["ui-metrics"]["on_time"] = False
     assert "stop-loss DEAD" in status_text(document)
+    assert "ui-metrics LATE 0.9 s" in status_text(document)
+
+
+def test_an_exit_that_is_blocked_says_why() -> None:
+    document = example_status()
+    document["exits"][1]["why"] = "market_paused"
+    assert "blocked: market paused" in line_with(status_text(document), "KXINXU")
+
+
+def test_a_state_other_than_active_says_why() -> None:
+    document = covered_status() | {"trading_state": "reducing", "trading_state_why": "daily loss"}
+    assert "state reducing (daily loss)" in status_text(document)
 
 
 def test_any_null_field_leaves_the_rest_readable() -> None:

@@ -1,0 +1,175 @@
+"""`flatten`: close what is held with only the key, whether the daemon runs or not.
+
+Every order is reduce-only and immediate-or-cancel, sized from a fresh read, so that running it twice, or
+beside the daemon's own exits, sells nothing twice. It first blocks entries: a running daemon with the
+same STATE_DIR sees the mark and only reduces until the mark is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import TextIO
+
+from base.app.config import Config, TradingMode
+from base.app.exchange import Exchange, open_exchange
+from base.app.live_gateway import LiveGateway
+from base.app.sandbox_process import running_sandbox
+from base.clock import Clock, SystemClock
+from base.errors import BotError
+from base.execution.exits import ExitDesk, ExitOrder
+from base.execution.gateway import PriceView
+from base.kalshi.documents import to_position
+from base.kalshi.rate_limit import Lane
+from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.model.position import Position
+from base.model.rules import ExitReason
+from base.store.portfolio import Portfolio
+
+EXIT_OK = 0
+EXIT_FAILED = 5
+DEADLINE_S = 60.0
+"""How long positions may take to go; what is left then is named, and the command can be run again."""
+CHECK_S = 0.5
+ENTRIES_BLOCKED_FILE = "entries-blocked"
+
+
+def main(config: Config, ticker: str | None, yes: bool) -> int:
+    """Run the command; return its exit code. Raises BotError when the exchange cannot be read."""
+    if config.effective_trading_mode is TradingMode.PAPER:
+        print(
+            "TRADING_MODE is paper: no order leaves this machine, so nothing can be closed on the exchange; "
+            "set TRADING_MODE=live to close real positions",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+    if config.runs_embedded_sandbox:
+        address = running_sandbox(config.state_dir)
+        if address is None:
+            print("no sandbox is running in this STATE_DIR: start it with `run`", file=sys.stderr)
+            return EXIT_FAILED
+        config = config.with_exchange(address.rest_url, address.ws_url, address.key_id, address.key_file)
+    clock = SystemClock()
+    flatten = Flatten(config, open_exchange(config, clock), clock, sys.stdout, _ask)
+    return flatten.run(ticker, asks=not yes)
+
+
+def _ask(question: str) -> bool:
+    if not sys.stdin.isatty():
+        print("not a terminal: say --yes to close without being asked", file=sys.stderr)
+        return False
+    return input(question).strip().lower() in ("y", "yes")
+
+
+class Flatten:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        config: Config,
+        exchange: Exchange,
+        clock: Clock,
+        out: TextIO,
+        ask: Callable[[str], bool],
+    ) -> None:
+        self._config = config
+        self._exchange = exchange
+        self._clock = clock
+        self._out = out
+        self._ask = ask
+        self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
+        self._portfolio = Portfolio(clock)
+        self._wanted = threading.Event()
+        self._desk = ExitDesk(
+            LiveGateway(exchange.rest, exchange.open_order_connection, self._cache, clock),
+            self._portfolio,
+            self._price_of,
+            self._wanted.set,
+            clock,
+        )
+
+    def run(self, ticker: str | None, *, asks: bool) -> int:
+        held = self._read(ticker)
+        if not held:
+            self._say("nothing is held" + (f" in {ticker}" if ticker else ""))
+            return EXIT_OK
+        self._cache.require(held, held)
+        self._exchange.read_prices(sorted(held), self._cache)
+        for waiting in [t for t in held if not self._can_trade(t)]:
+            self._say(f"{waiting}: waits for settlement, no order can leave it")
+            del held[waiting]
+        if not held:
+            return EXIT_OK
+        for position in held.values():
+            self._say(f"{position.ticker}: {position.count} {position.outcome_side.value.upper()}")
+        if asks and not self._ask(f"Close {len(held)} position(s) at what the book pays now? [y/N] "):
+            self._say("nothing was closed")
+            return EXIT_FAILED
+        self._block_entries()
+        self._desk.start()
+        left = self._close_all(held)
+        self._desk.stop(5.0)
+        for gone in sorted(held.keys() - left.keys()):
+            self._say(f"{gone}: flat")
+        for position in left.values():
+            why = next((v.why for v in reversed(self._desk.views()) if v.ticker == position.ticker), "")
+            self._say(
+                f"{position.ticker}: {position.count} still held ({why or 'not filled'}); run flatten again"
+            )
+        return EXIT_FAILED if left else EXIT_OK
+
+    def _close_all(self, held: Mapping[str, Position]) -> dict[str, Position]:
+        """Close until a complete read shows nothing of `held`, or the time is up; return what is left."""
+        never = threading.Event()
+        give_up_at = self._clock.monotonic() + DEADLINE_S
+        left = dict(held)
+        while True:
+            for position in left.values():
+                self._start(position)
+            self._clock.wait(never, CHECK_S)
+            if any(self._desk.is_active(t) for t in left) and self._clock.monotonic() < give_up_at:
+                continue
+            try:
+                left = {t: p for t, p in self._read(None).items() if t in held and self._can_trade(t)}
+            except BotError as exc:
+                self._say(f"positions could not be read: {exc}")
+            if not left or self._clock.monotonic() >= give_up_at:
+                return left
+
+    def _can_trade(self, ticker: str) -> bool:
+        view = self._price_of(ticker)
+        return view is None or view.market.status_at(self._clock.now()).can_still_trade
+
+    def _start(self, position: Position) -> None:
+        view = self._price_of(position.ticker)
+        value = view.quote.best_bid(position.outcome_side) if view is not None and view.quote else Decimal(0)
+        self._desk.trigger(
+            ExitOrder(position.ticker, ExitReason.FLATTEN, value, None, self._config.exit_floor_dollars)
+        )
+
+    def _read(self, ticker: str | None) -> dict[str, Position]:
+        started_at = self._clock.monotonic()
+        rows = (to_position(row) for row in self._exchange.rest.get_positions(lane=Lane.EXIT))
+        held = {p.ticker: p for p in rows if p is not None}
+        self._portfolio.apply_read(held, started_at)
+        return {t: p for t, p in held.items() if ticker is None or t == ticker}
+
+    def _price_of(self, ticker: str) -> PriceView | None:
+        entry = self._cache.get(ticker)
+        if entry is None:
+            return None
+        return PriceView(entry.market, entry.quote, entry.age_s(self._clock.monotonic()), False)
+
+    def _block_entries(self) -> None:
+        self._config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mark = self._config.state_dir / ENTRIES_BLOCKED_FILE
+        fd = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "w") as file:
+            file.write("written by flatten: the daemon opens nothing until this file is removed\n")
+        self._say(f"entries are blocked until {mark} is removed")
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
