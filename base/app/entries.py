@@ -39,7 +39,11 @@ class _Reservation:
 
 
 class EntryDesk:
-    """Places entries; owned by the strategy loop's thread."""
+    """Places entries; owned by the strategy loop's thread.
+
+    `opened` hears of a market before its order leaves; `is_exiting` says that an exit is under way there;
+    `request_reconcile` asks for a complete read of positions soon.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,8 @@ class EntryDesk:
         trading_state: Callable[[], TradingState],
         opened: Callable[[str], None],
         clock: Clock,
+        is_exiting: Callable[[str], bool] = lambda ticker: False,
+        request_reconcile: Callable[[], None] = lambda: None,
     ) -> None:
         self._gateway = gateway
         self._portfolio = portfolio
@@ -58,6 +64,8 @@ class EntryDesk:
         self._trading_state = trading_state
         self._opened = opened
         self._clock = clock
+        self._is_exiting = is_exiting
+        self._request_reconcile = request_reconcile
         self._reservations: list[_Reservation] = []
 
     def place(self, intent: OrderIntent) -> bool:
@@ -96,6 +104,15 @@ class EntryDesk:
                 "entry_denied",
                 ticker=intent.ticker,
                 why=f"{held.outcome_side.value} is held",
+            )
+            return False
+        if self._is_exiting(intent.ticker):
+            log_event(
+                logger,
+                logging.WARNING,
+                "entry_denied",
+                ticker=intent.ticker,
+                why="an exit is under way: it would sell what is bought",
             )
             return False
         request = OrderRequest(
@@ -141,10 +158,20 @@ class EntryDesk:
         )
         # Said before the answer: its fill may come first, and must not look like somebody else's.
         self._opened(intent.ticker)
+        self._portfolio.order_left(request.ticker, request.client_order_id)
+        try:
+            return self._take_in(intent, request)
+        finally:
+            # An entry of unknown outcome is left to the reads; its reservation covers it till then.
+            self._portfolio.order_settled(request.client_order_id)
+
+    def _take_in(self, intent: OrderIntent, request: OrderRequest) -> bool:
+        """Send the order and book its answer; return whether anything was bought."""
         try:
             ack = self._gateway.create_entry(request)
         except OrderOutcomeUnknown as exc:
             log_event(logger, logging.ERROR, "entry_unknown", ticker=intent.ticker, why=exc)
+            self._request_reconcile()
             return False
         except BotError as exc:
             self._reservations.pop()

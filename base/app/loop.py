@@ -7,6 +7,7 @@ even when a strategy never returns.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -73,6 +74,9 @@ def run_daemon(config: Config) -> int:
         if os.environ.pop(name, None) is not None:
             log_event(logger, logging.WARNING, "environment_ignored", name=name)
     config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A thread that computes gives way after 0.5 ms instead of 5: measured, the age of a price acted on
+    # beside a busy strategy falls from milliseconds to a third of one.
+    sys.setswitchinterval(0.0005)
     clock = SystemClock()
     sandbox: EmbeddedSandbox | None = None
     try:
@@ -341,6 +345,8 @@ class Daemon:
         self._account.service.start()
         self._board.service.start()
         self._supervisor.watch_threads()
+        gc.collect()
+        gc.freeze()  # what start-up made lives as long as the process: collections need not look at it
 
     def _install_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 SPACING_S = 2.0
 """At most 30 reads a minute, whatever is asked for."""
-FIRST_READ_WITHIN_S = 0.05
 
 
 class PriceReads:

@@ -143,8 +143,8 @@ class Supervisor:
         if number == signal.SIGHUP:
             self._reload_rules()
         elif number is not None:
-            log_event(logger, logging.INFO, "stopping", signal=signal.Signals(number).name)
             self._stop.set()
+            log_event(logger, logging.INFO, "stopping", signal=signal.Signals(number).name)
             return
         self._enforce_liveness()
         self._look_after_threads()
@@ -186,7 +186,7 @@ class Supervisor:
         inputs = StateInputs(
             reconciled_once=self._portfolio.is_loaded,
             daily_loss_hit=is_daily_loss_hit(ledger.realized - ledger.fees, self._limits),
-            service_died=bool(self._deaths),
+            service_died=bool(self._deaths) or self._exit_code == EXIT_UNSAFE,
             entries_blocked=self._entries_blocked(),
         )
         with self._lock:

@@ -135,6 +135,7 @@ class StatusBoard:
             "trading_state_why": why,
             "started_at": _iso(self._started_at),
             "at": _iso(self._clock.now()),
+            "ui_interval_s": self._interval_s,
             "uptime_s": round(self._clock.monotonic() - self._started_monotonic, 1),
             "health": {"ok": not reasons, "reasons": reasons},
             "coverage": {

@@ -7,6 +7,7 @@ TRIGGERED ─► BLOCKED (paused, no bid, no funds, …: probed slowly, announce
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -75,7 +76,13 @@ class Episode:
     order: OrderRequest | None = None
     """The order whose answer is awaited or unknown."""
     sent_at_wall: float = 0.0
-    sent_at: float = 0.0
+    sent_at: float = -math.inf
+    unknown_since: float | None = None
+    """Since when the order's outcome is unknown; a resend does not start it anew."""
+    read_awaited_since: float | None = None
+    """An unknown order was given up then: nothing is sized before a complete read that left later."""
+    probed_at: float = -math.inf
+    failed_probes: int = 0
     lookups: int = 0
     resends: int = 0
     exists_at_exchange: bool = False
@@ -156,6 +163,10 @@ READ_BARRIER_S = 1.0
 """Reads that are complete up to this long after the order left would show it."""
 LOOKUP_PATIENCE_S = 4.0
 """Without word of how complete reads are: this long and three reads."""
+UNREAD_PATIENCE_S = 10.0
+"""When reads fail altogether, the same order is sent again after this long: its id makes that safe."""
+UNKNOWN_S_MAX = 60.0
+"""No outcome stays unknown for longer: an exit must never be latched off for good."""
 RESENDS_MAX = 5
 LOOKUPS_MAX = 40
 
@@ -173,7 +184,7 @@ def judge_absence(episode: Episode, data_as_of: float | None, now: float) -> Loo
 
     `data_as_of` is the exchange's word on how complete its reads are (wall time), `now` monotonic.
     """
-    if episode.lookups >= LOOKUPS_MAX:
+    if episode.lookups >= LOOKUPS_MAX or _is_overdue(episode, now):
         return LookupVerdict.GIVE_UP
     if episode.exists_at_exchange:
         return LookupVerdict.WAIT
@@ -182,3 +193,17 @@ def judge_absence(episode: Episode, data_as_of: float | None, now: float) -> Loo
     if not ((is_past_barrier and episode.lookups >= 2) or is_long_ago):
         return LookupVerdict.WAIT
     return LookupVerdict.RESEND if episode.resends < RESENDS_MAX else LookupVerdict.GIVE_UP
+
+
+def judge_unread(episode: Episode, now: float) -> LookupVerdict:
+    """What to do while reads fail, so that nothing at all is known of the order; `now` is monotonic."""
+    if _is_overdue(episode, now):
+        return LookupVerdict.GIVE_UP
+    is_long_ago = now - episode.sent_at >= UNREAD_PATIENCE_S
+    if is_long_ago and not episode.exists_at_exchange and episode.resends < RESENDS_MAX:
+        return LookupVerdict.RESEND
+    return LookupVerdict.WAIT
+
+
+def _is_overdue(episode: Episode, now: float) -> bool:
+    return episode.unknown_since is not None and now - episode.unknown_since >= UNKNOWN_S_MAX

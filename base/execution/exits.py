@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from base.clock import Clock
@@ -27,12 +27,14 @@ from base.errors import (
 )
 from base.execution.episode import (
     LOOKUP_DELAYS_S,
+    PATIENCE_S,
     BlockedWhy,
     Episode,
     EpisodeState,
     LookupVerdict,
     answer_refusal,
     judge_absence,
+    judge_unread,
     patience_after,
 )
 from base.execution.gateway import FoundOrder, Gateway, OrderSender, PriceView
@@ -55,7 +57,12 @@ UNVOUCHED_AGE_S_MAX = 5.0
 """A price that no live feed vouches for and that is older is read again before an order is priced on it."""
 WAIT_FOR_PRICE_S = 1.0
 PROBE_S = 2.0
-"""How often a paused market or exchange is asked whether it is open again."""
+"""How often, at most, a paused market or exchange is asked whether it is open again."""
+FAILED_PROBES_MAX = 3
+"""After so many that failed in a row, the order itself asks: a broken read must not latch an exit off."""
+FRESH_READ_PATIENCE_S = 15.0
+"""How long an exit whose order was given up waits for a complete read of positions."""
+WORKER_RETRY_S = 0.5
 REMEMBERED_EPISODES_MAX = 200
 REMEMBERED_UPDATES_MAX = 2_000
 
@@ -118,9 +125,7 @@ class ExitDesk:
         self._new_id = new_id
         self._stop = threading.Event()
         self._work = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, name=f"exit-{i + 1}", daemon=True) for i in range(workers)
-        ]
+        self._threads: list[threading.Thread | None] = [None] * workers
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
         self._active: dict[str, Episode] = {}
         self._due: dict[str, float] = {}  # episodes that no worker holds, by ticker
@@ -132,8 +137,17 @@ class ExitDesk:
     # --- what other threads may call ----------------------------------------------------------------
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        """Start the workers, or new ones where they have died."""
+        for i, thread in enumerate(self._threads):
+            if thread is None or not thread.is_alive():
+                fresh = threading.Thread(target=self._run, name=f"exit-{i + 1}", daemon=True)
+                self._threads[i] = fresh
+                fresh.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every worker runs."""
+        return all(thread is not None and thread.is_alive() for thread in self._threads)
 
     def stop(self, timeout_s: float) -> bool:
         """Take no new exits, finish those in flight within the time; return whether all were finished.
@@ -150,7 +164,7 @@ class ExitDesk:
         self._stop.set()
         self._work.set()
         for thread in self._threads:
-            if thread.ident is not None:
+            if thread is not None:
                 thread.join(max(0.1, deadline - self._clock.monotonic()))
         return finished
 
@@ -242,6 +256,14 @@ class ExitDesk:
     # --- the workers --------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._work_through()
+            except Exception:  # safety net: a worker that ends would leave triggered exits lying
+                logger.exception("event=exit_worker_error")
+                self._clock.wait(self._stop, WORKER_RETRY_S)
+
+    def _work_through(self) -> None:
         sender = self._gateway.open_sender()
         try:
             while not self._stop.is_set():
@@ -276,7 +298,7 @@ class ExitDesk:
             logger.exception("event=exit_error ticker=%s", episode.ticker)
             if episode.state is EpisodeState.SENDING:
                 # Whatever broke, the order may have left: it is looked up before anything new is sent.
-                episode.state = EpisodeState.UNKNOWN
+                self._mark_unknown(episode)
             delay_s = 1.0
         self._put_back(episode, delay_s)
         return True
@@ -326,6 +348,9 @@ class ExitDesk:
     def _step(self, episode: Episode, sender: OrderSender) -> float:
         if episode.state is EpisodeState.UNKNOWN:
             return self._look_up(episode, sender)
+        if self._awaits_read(episode):
+            self._request_reconcile()
+            return WAIT_FOR_PRICE_S
         position = self._portfolio.get(episode.ticker)
         if position is None or position.outcome_side is not episode.outcome_side:
             return self._close(episode, "flat")
@@ -334,6 +359,18 @@ class ExitDesk:
             if refusal_s is not None:
                 return refusal_s
         return self._attempt(episode, position, sender)
+
+    def _awaits_read(self, episode: Episode) -> bool:
+        """Whether the position must be read before anything is sized from it."""
+        since = episode.read_awaited_since
+        if since is None:
+            return False
+        read_at = self._portfolio.last_read_at
+        is_patient = self._clock.monotonic() - since < FRESH_READ_PATIENCE_S
+        if is_patient and (read_at is None or read_at < since):
+            return True
+        episode.read_awaited_since = None
+        return False
 
     def _attempt(self, episode: Episode, position: Position, sender: OrderSender) -> float:
         view = self._fresh_view(episode.ticker)
@@ -381,17 +418,21 @@ class ExitDesk:
         return self._price_of(ticker)
 
     def _send(self, episode: Episode, request: OrderRequest, sender: OrderSender) -> float:
+        is_resend = episode.state is EpisodeState.UNKNOWN
         episode.state = EpisodeState.SENDING
         episode.blocked_why = None
         episode.order = request
         episode.sent_at = self._clock.monotonic()
         episode.sent_at_wall = self._clock.now()
         episode.lookups = 0
+        self._portfolio.order_left(request.ticker, request.client_order_id)
+        with self._lock:
+            self._publish_locked(episode)
         try:
             ack = sender.create_order(request)
         except OrderOutcomeUnknown as exc:
             self._log_sent(episode, request)
-            episode.state = EpisodeState.UNKNOWN
+            self._mark_unknown(episode)
             log_event(
                 logger,
                 logging.ERROR,
@@ -401,16 +442,38 @@ class ExitDesk:
                 why=exc,
             )
             return LOOKUP_DELAYS_S[0]
-        except RateLimitedError:
-            return self._back_off(episode, BlockedWhy.RATE, 0.25, 2.0)
         except TransientError as exc:
+            is_rate = isinstance(exc, RateLimitedError)
             log_event(logger, logging.WARNING, "exit_not_sent", ticker=episode.ticker, why=exc)
-            return self._back_off(episode, BlockedWhy.UNREACHABLE, 0.25, 2.0)
+            if is_resend:
+                # It says nothing of the first sending: that one is still to be found.
+                return self._stay_unknown(episode, 0.25, 2.0)
+            self._settle(episode)
+            return self._back_off(episode, BlockedWhy.RATE if is_rate else BlockedWhy.UNREACHABLE, 0.25, 2.0)
         except RequestRejected as exc:
             self._log_sent(episode, request)
-            return self._refused(episode, exc)
+            return self._refused(episode, exc, is_resend)
         self._log_sent(episode, request)
         return self._filled(episode, request, ack)
+
+    def _mark_unknown(self, episode: Episode) -> None:
+        episode.state = EpisodeState.UNKNOWN
+        if episode.unknown_since is None:
+            episode.unknown_since = self._clock.monotonic()
+
+    def _stay_unknown(self, episode: Episode, delay_s: float, delay_s_max: float) -> float:
+        """Look the order up again after a growing wait: sending it again brought no answer."""
+        self._mark_unknown(episode)
+        delay_s = min(delay_s_max, delay_s * 2 ** min(episode.blocked_times, 10))
+        episode.blocked_times += 1
+        return delay_s
+
+    def _settle(self, episode: Episode) -> None:
+        """The order's outcome is known, or given up: the next one may take a new id."""
+        if episode.order is not None:
+            self._portfolio.order_settled(episode.order.client_order_id)
+        episode.order = None
+        episode.unknown_since = None
 
     @staticmethod
     def _log_sent(episode: Episode, request: OrderRequest) -> None:
@@ -437,10 +500,8 @@ class ExitDesk:
 
     def _account(self, episode: Episode, request: OrderRequest, order: FoundOrder, ts_ms: int = 0) -> float:
         """Take in what an order of this episode has filled, and decide when to go on."""
-        episode.order = None
-        episode.state = EpisodeState.TRIGGERED
-        episode.blocked_times = 0
         if order.fill_count > 0:
+            # Before anything of the episode changes: should it fail, the order is looked up again.
             self._portfolio.apply_answer(
                 request.ticker,
                 order.order_id,
@@ -449,7 +510,12 @@ class ExitDesk:
                 order.average_yes_price,
                 order.fees,
                 ts_ms,
+                reduce_only=True,
             )
+        self._settle(episode)
+        episode.state = EpisodeState.TRIGGERED
+        episode.blocked_times = 0
+        if order.fill_count > 0:
             price = order.average_yes_price if order.average_yes_price is not None else request.price
             episode.filled += order.fill_count
             episode.proceeds += order.fill_count * to_yes_leg(price, episode.outcome_side)
@@ -482,15 +548,20 @@ class ExitDesk:
         if episode.zero_fills >= 2:
             # Perhaps nothing is held any more: only a complete read can say.
             self._request_reconcile()
+        if episode.zero_fills > len(PATIENCE_S):
+            return self._block(episode, BlockedWhy.NO_FILL, patience_after(episode.zero_fills))
         return patience_after(episode.zero_fills)
 
-    def _refused(self, episode: Episode, exc: RequestRejected) -> float:
+    def _refused(self, episode: Episode, exc: RequestRejected, is_resend: bool) -> float:
         refusal = answer_refusal(exc.status, exc.code)
         if refusal.look_up:
-            episode.state = EpisodeState.UNKNOWN
+            self._mark_unknown(episode)
             episode.exists_at_exchange = True
             return LOOKUP_DELAYS_S[0]
-        episode.order = None
+        if is_resend:
+            # A pause or a limit may be checked before the id is: the first sending may still have acted.
+            return self._stay_unknown(episode, max(PROBE_S, refusal.delay_s), 10.0)
+        self._settle(episode)
         if refusal.refresh_market:
             try:
                 self._gateway.refresh_markets([episode.ticker])
@@ -504,6 +575,11 @@ class ExitDesk:
 
     def _probe(self, episode: Episode, position: Position) -> float | None:
         """Ask whether a pause is over; None when orders are taken again, else seconds to the next probe."""
+        now = self._clock.monotonic()
+        asked_ago_s = now - max(episode.probed_at, episode.sent_at)
+        if asked_ago_s < PROBE_S:
+            return PROBE_S - asked_ago_s  # poked: every look at the market pokes its episode
+        episode.probed_at = now
         view = self._price_of(episode.ticker)
         shard = view.market.exchange_index if view is not None else position.exchange_index
         try:
@@ -511,7 +587,9 @@ class ExitDesk:
             is_open = self._gateway.is_trading_active(shard)
         except (TransientError, RequestRejected, WireError) as exc:
             log_event(logger, logging.WARNING, "exit_probe_failed", ticker=episode.ticker, why=exc)
-            return PROBE_S
+            episode.failed_probes += 1
+            return None if episode.failed_probes % FAILED_PROBES_MAX == 0 else PROBE_S
+        episode.failed_probes = 0
         view = self._price_of(episode.ticker)
         if not is_open or (view is not None and view.market.status is MarketStatus.INACTIVE):
             return PROBE_S
@@ -521,26 +599,30 @@ class ExitDesk:
         """Find out what became of an order whose answer was lost."""
         request = episode.order
         if request is None:
+            self._settle(episode)
             episode.state = EpisodeState.TRIGGERED
             return 0.0
         with self._lock:
             update = self._updates.get(request.client_order_id)
-        if update is not None:
-            average = self._update_price(update, episode.outcome_side)
-            return self._account(
-                episode,
-                request,
-                FoundOrder(update.order_id, update.status, update.fill_count, average, update.fees),
-            )
+        told = None if update is None else self._from_update(update, episode.outcome_side)
+        if told is not None and (told.average_yes_price is not None or told.fill_count == 0):
+            return self._account(episode, request, told)
         episode.lookups += 1
         delay_s = LOOKUP_DELAYS_S[min(episode.lookups, len(LOOKUP_DELAYS_S) - 1)]
         try:
             found = self._gateway.find_order(episode.ticker, request.client_order_id)
             as_of = None if found is not None else self._gateway.data_as_of()
         except (TransientError, RequestRejected, WireError) as exc:
+            if told is not None:
+                return self._account(episode, request, told)
             episode.lookups -= 1  # a failed read is no read
             log_event(logger, logging.WARNING, "exit_lookup_failed", ticker=episode.ticker, why=exc)
-            return max(delay_s, 0.5)
+            verdict = judge_unread(episode, self._clock.monotonic())
+            return self._act_on_absence(episode, request, sender, verdict, max(delay_s, 0.5))
+        if told is not None:
+            # The stream has said how many; the read was for their price, where it shows as many.
+            is_shown = found is not None and found.fill_count >= told.fill_count
+            return self._account(episode, request, found if found is not None and is_shown else told)
         if found is not None and found.status is not OrderStatus.RESTING:
             log_event(
                 logger,
@@ -552,29 +634,49 @@ class ExitDesk:
             )
             return self._account(episode, request, found)
         if found is not None:
-            return delay_s  # it is there; an immediate-or-cancel order cannot rest, the read is behind
+            # It is there; an immediate-or-cancel order cannot rest, the read is behind.
+            episode.exists_at_exchange = True
         verdict = judge_absence(episode, as_of, self._clock.monotonic())
+        return self._act_on_absence(episode, request, sender, verdict, delay_s)
+
+    def _act_on_absence(
+        self,
+        episode: Episode,
+        request: OrderRequest,
+        sender: OrderSender,
+        verdict: LookupVerdict,
+        delay_s: float,
+    ) -> float:
+        """Go on after a look-up that did not tell the order's outcome."""
         if verdict is LookupVerdict.RESEND:
-            episode.resends += 1
-            lookups = episode.lookups
-            wait_s = self._send(episode, request, sender)
-            if episode.state is EpisodeState.UNKNOWN:
-                episode.lookups = lookups if episode.exists_at_exchange else 0
-            return wait_s
-        if verdict is LookupVerdict.GIVE_UP:
-            log_event(
-                logger,
-                logging.ERROR,
-                "exit_unresolved",
-                ticker=episode.ticker,
-                client_order_id=request.client_order_id,
-                remedy="the next order is sized from a fresh read of the position and reduce-only",
-            )
-            self._request_reconcile()
-            episode.order = None
-            episode.state = EpisodeState.TRIGGERED
-            return 2.0
-        return delay_s
+            return self._resend(episode, request, sender, delay_s)
+        if verdict is LookupVerdict.WAIT:
+            return delay_s
+        log_event(
+            logger,
+            logging.ERROR,
+            "exit_unresolved",
+            ticker=episode.ticker,
+            client_order_id=request.client_order_id,
+            remedy="the next order is sized from a fresh read of the position and reduce-only",
+        )
+        self._settle(episode)
+        episode.read_awaited_since = self._clock.monotonic()
+        self._request_reconcile()
+        episode.state = EpisodeState.TRIGGERED
+        return WAIT_FOR_PRICE_S
+
+    def _resend(self, episode: Episode, request: OrderRequest, sender: OrderSender, delay_s: float) -> float:
+        """Send the same order again, never for more than is held now."""
+        position = self._portfolio.get(episode.ticker)
+        if position is None or position.outcome_side is not episode.outcome_side:
+            return delay_s  # it seems to have acted: look on
+        episode.resends += 1
+        return self._send(episode, replace(request, count=min(request.count, position.count)), sender)
+
+    def _from_update(self, update: OrderUpdate, side: OutcomeSide) -> FoundOrder:
+        price = self._update_price(update, side)
+        return FoundOrder(update.order_id, update.status, update.fill_count, price, update.fees)
 
     @staticmethod
     def _update_price(update: OrderUpdate, side: OutcomeSide) -> Decimal | None:
@@ -604,6 +706,7 @@ class ExitDesk:
         return delay_s
 
     def _close(self, episode: Episode, outcome: str) -> float:
+        self._settle(episode)
         episode.state = EpisodeState.CLOSED
         episode.outcome = outcome
         episode.closed_at = self._clock.now()

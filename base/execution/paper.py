@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from decimal import ROUND_UP, Decimal
@@ -24,6 +25,7 @@ from base.model.position import Position
 
 FEE_RATE = Decimal("0.07")
 FEE_STEP = Decimal("0.0001")
+REMEMBERED_ORDERS_MAX = 2_000
 
 
 def taker_fee(count: Decimal, price: Decimal) -> Decimal:
@@ -47,16 +49,19 @@ class PaperGateway:
         self._taken_off: dict[str, Decimal] = {}  # contracts of the exchange's position that were sold here
         self._opened: dict[str, Position] = {}  # positions that exist only here
         self._real: dict[str, Position] = {}  # as the exchange last said
-        self._orders: dict[str, FoundOrder] = {}
+        self._orders: OrderedDict[str, FoundOrder] = OrderedDict()
 
     # --- the account as the program sees it ---------------------------------------------------------
 
     def overlay(self, real: Mapping[str, Position]) -> dict[str, Position]:
         """The exchange's positions with what was simulated laid over them."""
         with self._lock:
+            for ticker in list(self._taken_off):
+                now, before = real.get(ticker), self._real.get(ticker)
+                if now is None or (before is not None and now.outcome_side is not before.outcome_side):
+                    # Closed or turned at the exchange: what was simulated has nothing left to lie over.
+                    del self._taken_off[ticker]
             self._real = dict(real)
-            for ticker in [t for t in self._taken_off if t not in real]:
-                del self._taken_off[ticker]
             return {
                 ticker: position
                 for ticker in {*real, *self._opened}
@@ -71,6 +76,12 @@ class PaperGateway:
             return opened
         if opened is None:
             return replace(real, count=left)
+        if opened.outcome_side is not real.outcome_side:
+            # Bought here on one side and at the exchange on the other: they net, as they would there.
+            bigger, net = (
+                (real, left - opened.count) if left >= opened.count else (opened, opened.count - left)
+            )
+            return replace(bigger, count=net) if net else None
         cost = left * real.entry_price + opened.cost
         return replace(real, count=left + opened.count, entry_price=cost / (left + opened.count))
 
@@ -139,6 +150,8 @@ class PaperGateway:
             self._orders[request.client_order_id] = FoundOrder(
                 ack.order_id, OrderStatus.EXECUTED, count, ack.average_fill_price, fees
             )
+            while len(self._orders) > REMEMBERED_ORDERS_MAX:
+                self._orders.popitem(last=False)
         return ack
 
     def _book_locked(
@@ -146,8 +159,13 @@ class PaperGateway:
     ) -> None:
         side = OutcomeSide.YES if request.book_side is BookSide.BID else OutcomeSide.NO
         if held is not None and held.outcome_side is not side:
-            self._reduce_locked(request.ticker, min(count, held.count))
+            self._reduce_locked(held, min(count, held.count))
             count -= min(count, held.count)
+        against = self._opened.get(request.ticker)
+        if against is not None and against.outcome_side is not side:
+            netted = min(count, against.count)
+            self._take_from_opened_locked(against, netted)
+            count -= netted
         if count <= 0:
             return
         price = to_yes_leg(yes_price, side)
@@ -162,17 +180,20 @@ class PaperGateway:
                 opened, count=total, entry_price=(opened.cost + count * price) / total
             )
 
-    def _reduce_locked(self, ticker: str, count: Decimal) -> None:
-        opened = self._opened.get(ticker)
-        if opened is not None:
+    def _reduce_locked(self, held: Position, count: Decimal) -> None:
+        opened = self._opened.get(held.ticker)
+        if opened is not None and opened.outcome_side is held.outcome_side:
             from_opened = min(count, opened.count)
             count -= from_opened
-            if from_opened == opened.count:
-                del self._opened[ticker]
-            else:
-                self._opened[ticker] = replace(opened, count=opened.count - from_opened)
+            self._take_from_opened_locked(opened, from_opened)
         if count > 0:
-            self._taken_off[ticker] = self._taken_off.get(ticker, ZERO) + count
+            self._taken_off[held.ticker] = self._taken_off.get(held.ticker, ZERO) + count
+
+    def _take_from_opened_locked(self, opened: Position, count: Decimal) -> None:
+        if count == opened.count:
+            del self._opened[opened.ticker]
+        else:
+            self._opened[opened.ticker] = replace(opened, count=opened.count - count)
 
 
 class _PaperSender:

@@ -297,7 +297,7 @@ def parse_exchange_status(body: bytes) -> ExchangeStatus:
     )
 
 
-class _Session(msgspec.Struct):
+class _Hours(msgspec.Struct):
     open_time: str
     close_time: str
 
@@ -305,13 +305,13 @@ class _Session(msgspec.Struct):
 class _Week(msgspec.Struct):
     start_time: str
     end_time: str
-    monday: list[_Session]
-    tuesday: list[_Session]
-    wednesday: list[_Session]
-    thursday: list[_Session]
-    friday: list[_Session]
-    saturday: list[_Session]
-    sunday: list[_Session]
+    monday: list[_Hours]
+    tuesday: list[_Hours]
+    wednesday: list[_Hours]
+    thursday: list[_Hours]
+    friday: list[_Hours]
+    saturday: list[_Hours]
+    sunday: list[_Hours]
 
 
 class _Window(msgspec.Struct):
@@ -330,7 +330,7 @@ class _ScheduleDocument(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class WeeklyHours:
-    """Trading sessions from Monday to Sunday, `("HH:MM", "HH:MM")` Eastern Time, valid between two times."""
+    """Trading hours from Monday to Sunday, `("HH:MM", "HH:MM")` Eastern Time, valid between two times."""
 
     start_time: float
     end_time: float

@@ -5,11 +5,13 @@ price outside 0..1 raises WireError, and nothing is ever filled in with a defaul
 ignored (the exchange adds some every month); unknown types become `Ignored`.
 
 Shapes: the official AsyncAPI document; `ticker` also in the older form with a `data` envelope and
-integer cents. Where a frame has both forms the strings win.
+integer cents. Where a frame has both forms the strings win, and what the losing field holds (a rounded
+or fractional cent, a deprecated time as text) cannot cost the frame.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -47,6 +49,7 @@ from base.model.position import Fill
 
 _E = TypeVar("_E")
 _NOTHING = msgspec.Raw(b"")
+_INTEGER = re.compile(rb"[0-9]{1,15}")
 
 
 class _Envelope(msgspec.Struct):
@@ -65,11 +68,11 @@ class _Ticker(msgspec.Struct):
     yes_bid_size_fp: str | None = None
     yes_ask_size_fp: str | None = None
     price_dollars: str | None = None
-    yes_bid: int | None = None
-    yes_ask: int | None = None
-    price: int | None = None
+    yes_bid: msgspec.Raw = _NOTHING
+    yes_ask: msgspec.Raw = _NOTHING
+    price: msgspec.Raw = _NOTHING
     ts_ms: int | None = None
-    ts: int | None = None
+    ts: msgspec.Raw = _NOTHING
 
 
 class _Snapshot(msgspec.Struct):
@@ -139,7 +142,7 @@ class _Lifecycle(msgspec.Struct):
     market_ticker: str
     event_type: str
     close_ts: int | None = None
-    result: str = ""
+    result: str | None = None
     is_deactivated: bool | None = None
     price_ranges: list[_Range] | None = None
 
@@ -182,7 +185,7 @@ def decode_frame(text: bytes | str) -> StreamEvent:
         if decode is None:
             return Ignored(envelope.type, envelope.sid, envelope.seq)
         return decode(envelope)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         raise WireError(f"malformed frame: {exc}") from exc
 
 
@@ -210,7 +213,7 @@ def _body(envelope: _Envelope) -> msgspec.Raw:
 
 def _decode_ticker(envelope: _Envelope) -> StreamEvent:
     m = _ticker.decode(_body(envelope))
-    ts_ms = m.ts_ms if m.ts_ms is not None else (m.ts or 0) * 1000
+    ts_ms = m.ts_ms if m.ts_ms is not None else (_integer(m.ts) or 0) * 1000
     return Ticker(
         ticker=parse_ticker(m.market_ticker),
         yes_bid=_either_price(m.yes_bid_dollars, m.yes_bid, "yes_bid"),
@@ -218,19 +221,25 @@ def _decode_ticker(envelope: _Envelope) -> StreamEvent:
         yes_bid_size=None if m.yes_bid_size_fp is None else parse_size(m.yes_bid_size_fp),
         yes_ask_size=None if m.yes_ask_size_fp is None else parse_size(m.yes_ask_size_fp),
         last_price=None
-        if m.price_dollars is None and m.price is None
+        if m.price_dollars is None and bytes(m.price) in (b"", b"null")
         else _either_price(m.price_dollars, m.price, "price"),
         ts_ms=ts_ms,
         sid=envelope.sid or 0,
     )
 
 
-def _either_price(dollars: str | None, cents: int | None, name: str) -> Decimal:
+def _either_price(dollars: str | None, cents: msgspec.Raw, name: str) -> Decimal:
     if dollars is not None:
         return parse_price(dollars)
-    if cents is not None:
-        return parse_cents(cents)
-    raise WireError(f"ticker without {name}")
+    whole = _integer(cents)
+    if whole is None:
+        raise WireError(f"ticker without {name}: {bytes(cents)[:20]!r}")
+    return parse_cents(whole)
+
+
+def _integer(raw: msgspec.Raw) -> int | None:
+    text = bytes(raw)
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def _decode_snapshot(envelope: _Envelope) -> StreamEvent:
@@ -293,8 +302,11 @@ def _decode_user_order(envelope: _Envelope) -> StreamEvent:
     m = _user_order.decode(_body(envelope))
     if m.book_side is not None:
         book_side = _enum(BookSide, m.book_side)
+    elif m.outcome_side is not None:
+        is_yes = _enum(OutcomeSide, m.outcome_side) is OutcomeSide.YES
+        book_side = BookSide.BID if is_yes else BookSide.ASK
     else:
-        book_side = BookSide.BID if m.outcome_side != "no" else BookSide.ASK
+        raise WireError("an order without book_side")
     try:
         status = OrderStatus(m.status)
     except ValueError:
@@ -351,7 +363,7 @@ def _decode_lifecycle(envelope: _Envelope) -> StreamEvent:
         status=status,
         close_time=float(m.close_ts) if m.close_ts else None,
         grid=parse_grid([(r.start, r.end, r.step) for r in m.price_ranges or ()]),
-        result=m.result,
+        result=m.result or "",
     )
 
 

@@ -107,7 +107,11 @@ class OrderConnection:
         if status == 429:
             self._stats.count_rate_limited()
             self._limiter.penalize(lane)
-        return order_entry.read_create_answer(status, answer, request)
+        try:
+            return order_entry.read_create_answer(status, answer, request)
+        except OrderOutcomeUnknown:
+            self.close()  # the connection may be out of step, one answer behind
+            raise
 
     def prepare(self) -> None:
         """Sign the headers of the next order, at most once a second."""
@@ -214,10 +218,13 @@ class OrderConnection:
             response.begin()
             self._server_clock.observe_date(response.getheader("Date"))
             body = self._read_body(response)
-            if response.will_close:
-                self.close()
+        except BaseException:
+            self.close()  # what is left of this answer must never be taken for the next one's
+            raise
         finally:
             response.close()
+        if response.will_close:
+            self.close()
         self._last_used_at = self._clock.monotonic()
         return response.status, body
 

@@ -22,7 +22,7 @@ class OrderBook:
         self.ticker = ticker
         self.is_usable = False
         self.ts_ms = 0
-        """Exchange time of the newest delta applied, 0 before the first."""
+        """Exchange time of the newest delta since the last snapshot, 0 before the first."""
         self.snapshot_at = 0.0
         """Monotonic time of the last snapshot."""
         self._levels: dict[OutcomeSide, dict[Decimal, Decimal]] = {OutcomeSide.YES: {}, OutcomeSide.NO: {}}
@@ -38,6 +38,7 @@ class OrderBook:
             # The two documents disagree about which end of the list is best, so never index: take max.
             self._best[side] = max(self._levels[side], default=None)
         self.is_usable = True
+        self.ts_ms = 0  # a snapshot has no time, and is newer than every delta before it
         self.snapshot_at = monotonic
 
     def apply_delta(self, delta: BookDelta) -> None:
@@ -84,6 +85,12 @@ class OrderBook:
         best = self._best[OutcomeSide.NO]
         return ZERO if best is None else self._levels[OutcomeSide.NO][best]
 
+    @property
+    def is_crossed(self) -> bool:
+        """Whether both sides have bids that should have traded with each other: not a price."""
+        yes, no = self._best[OutcomeSide.YES], self._best[OutcomeSide.NO]
+        return yes is not None and no is not None and yes + no >= ONE
+
     def depth(self, side: OutcomeSide, limit: Decimal) -> Decimal:
         """Contracts that a seller of `side` finds at `limit` dollars of that side or better."""
         return sum((count for price, count in self._levels[side].items() if price >= limit), ZERO)
@@ -110,3 +117,8 @@ class SequenceCheck:
     def is_repeated(self, seq: int | None) -> bool:
         """Whether this number has been seen (to be asked before `accept`)."""
         return seq is not None and self._last is not None and seq <= self._last
+
+    def is_before_last(self, seq: int | None) -> bool:
+        """Whether messages after this number have been seen. A snapshot with the very last number is
+        taken: whether the answer to `get_snapshot` has a number of its own is not documented."""
+        return seq is not None and self._last is not None and seq < self._last

@@ -25,6 +25,11 @@ RETRY_S_MAX = 60.0
 BATCH_SIZE_MAX = 200
 SLOW_DOWN_S_INITIAL = 1.0
 SLOW_DOWN_S_MAX = 30.0
+SLOW_DOWN_ENDS_S = 60.0
+"""So long without another such error, and the pace is the ordinary one again."""
+LOSS_DELAY_S_MAX = 30.0
+"""Subscriptions that the exchange keeps ending are asked for again at most this seldom."""
+SNAPSHOT_SPACING_S = 1.0
 COMMANDS_AT_ONCE_MAX = 100
 
 PRIVATE_CHANNELS = ("fill", "user_orders", "market_positions", "market_lifecycle_v2")
@@ -69,11 +74,22 @@ class _Wanted:
         self.requested_at = None
         self.retry_at = at
 
-    def lose(self) -> None:
+    def lose(self, retry_at: float) -> None:
         """The exchange no longer streams it on this connection."""
         self.is_acknowledged = self.has_price = False
-        self.requested_at = None
         self.sid = None
+        self.ask_again(retry_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What a reply put an end to: subscriptions, and the tickers whose books came through them."""
+
+    sids: frozenset[int] = frozenset()
+    books: frozenset[str] = frozenset()
+
+
+NOTHING_LOST = Lost()
 
 
 @dataclass(slots=True)
@@ -108,8 +124,12 @@ class SubscriptionTracker:
         self._next_id = 1
         self._batch_size = BATCH_SIZE_MAX
         self._slow_down_s = 0.0
+        self._slowed_at = 0.0
         self._quiet_until = 0.0
+        self._lost_at: float | None = None
+        self._loss_delay_s = 0.0
         self._snapshot_wanted: set[str] = set()
+        self._snapshot_asked: set[str] = set()
         self._snapshot_asked_at: float | None = None
         self.needs_reconnect = False
 
@@ -157,6 +177,7 @@ class SubscriptionTracker:
         if wanted is not None:
             wanted.has_price = True
         self._snapshot_wanted.discard(ticker)
+        self._snapshot_asked.discard(ticker)
 
     def suspect(self, ticker: str) -> None:
         """The stream is silent on a market that REST says has moved: ask for it again."""
@@ -173,16 +194,17 @@ class SubscriptionTracker:
         """The tickers whose books come through this subscription."""
         return [t for t, w in self._channels[Channel.ORDERBOOK].wanted.items() if w.sid in (sid, None)]
 
-    def observe(self, reply: Subscribed | Ok | Unsubscribed | ErrorReply, now: float) -> None:
-        """Take in a reply of the exchange."""
+    def observe(self, reply: Subscribed | Ok | Unsubscribed | ErrorReply, now: float) -> Lost:
+        """Take in a reply of the exchange; return what it ended."""
+        if isinstance(reply, ErrorReply):
+            return self._observe_error(reply, now)
+        if isinstance(reply, Unsubscribed):  # never asked for
+            return self._drop_subscription(reply.sid, None, now)
         if isinstance(reply, Subscribed):
             self._acknowledge(reply)
-        elif isinstance(reply, Ok):
-            self._confirm_update(reply)
-        elif isinstance(reply, ErrorReply):
-            self._observe_error(reply, now)
         else:
-            self._pending.pop(reply.command_id, None)
+            self._confirm_update(reply)
+        return NOTHING_LOST
 
     def _acknowledge(self, reply: Subscribed) -> None:
         if reply.channel in self._private:
@@ -221,20 +243,21 @@ class SubscriptionTracker:
     @staticmethod
     def _mark_acknowledged(state: _ChannelState, tickers: Iterable[str], sid: int | None) -> None:
         for ticker in tickers:
-            wanted = state.wanted.get(ticker)
-            if wanted is not None:
-                wanted.is_acknowledged = True
-                wanted.sid = sid
+            # What is no longer wanted comes back for a moment, so that it is deleted at the exchange too.
+            wanted = state.wanted.setdefault(ticker, _Wanted())
+            wanted.is_acknowledged = True
+            wanted.sid = sid
 
-    def _observe_error(self, reply: ErrorReply, now: float) -> None:
+    def _observe_error(self, reply: ErrorReply, now: float) -> Lost:
         pending = self._pending.pop(reply.command_id, None) if reply.command_id else None
         if reply.code == 9:
             self.needs_reconnect = True
         elif reply.code in (10, 25, 7, 12):
-            self._drop_subscription(reply.sid, pending)
+            return self._drop_subscription(reply.sid, pending, now)
         elif reply.code in (26, 27):
             self._batch_size = max(1, self._batch_size // 2)
             self._slow_down_s = min(SLOW_DOWN_S_MAX, max(SLOW_DOWN_S_INITIAL, self._slow_down_s * 2))
+            self._slowed_at = now
             self._quiet_until = now + self._slow_down_s
             for wanted in self._concerned(pending):
                 wanted.ask_again(now + self._slow_down_s)
@@ -245,6 +268,7 @@ class SubscriptionTracker:
             for wanted in self._concerned(pending):
                 wanted.batch_size_max = max(1, len(pending.tickers) // 2)
                 wanted.ask_again(now)
+        return NOTHING_LOST
 
     def _concerned(self, pending: _Pending | None) -> list[_Wanted]:
         """What a command asked for and has not got yet."""
@@ -257,22 +281,41 @@ class SubscriptionTracker:
             if name in everything and not everything[name].is_acknowledged
         ]
 
-    def _drop_subscription(self, sid: int | None, pending: _Pending | None) -> None:
+    def _drop_subscription(self, sid: int | None, pending: _Pending | None, now: float) -> Lost:
         """A subscription has ended on the exchange's side: all that it carried is asked for again."""
+        if sid is not None:
+            ended = {sid}
+        elif pending is not None and pending.channel is not None:
+            ended = set(self._channels[pending.channel].sids)
+        else:
+            ended = set()
+        if not ended:
+            return NOTHING_LOST
+        retry_at = now + self._next_loss_delay_s(now)
         for wanted in self._private.values():
-            if sid is not None and wanted.sid == sid:
-                wanted.lose()
+            if wanted.sid in ended:
+                wanted.lose(retry_at)
+        books: set[str] = set()
         for channel, state in self._channels.items():
-            if sid is not None:
-                gone = {sid} & set(state.sids)
-            else:
-                gone = set(state.sids) if pending is not None and pending.channel is channel else set()
-            if not gone:
+            if not ended & set(state.sids):
                 continue
-            state.sids = [s for s in state.sids if s not in gone]
-            for wanted in state.wanted.values():
-                if wanted.sid is None or wanted.sid in gone:
-                    wanted.lose()
+            state.sids = [s for s in state.sids if s not in ended]
+            for ticker, wanted in state.wanted.items():
+                if wanted.sid is None or wanted.sid in ended:
+                    wanted.lose(retry_at)
+                    if channel is Channel.ORDERBOOK:
+                        books.add(ticker)
+        return Lost(frozenset(ended), frozenset(books))
+
+    def _next_loss_delay_s(self, now: float) -> float:
+        """None for the first loss in a while, then longer and longer: an exchange that ends every
+        subscription as soon as it is made must not be asked as fast as it answers."""
+        if self._lost_at is None or now - self._lost_at > 2 * LOSS_DELAY_S_MAX:
+            self._loss_delay_s = 0.0
+        else:
+            self._loss_delay_s = min(LOSS_DELAY_S_MAX, max(1.0, self._loss_delay_s * 2))
+        self._lost_at = now
+        return self._loss_delay_s
 
     def _refuse_channel(self, pending: _Pending | None, now: float) -> None:
         """Unknown channel: the command's other channels are acknowledged on their own (recorded)."""
@@ -282,7 +325,8 @@ class SubscriptionTracker:
             self._channels[pending.channel].is_refused = True
             return
         for wanted in self._concerned(pending):
-            wanted.batch_size_max = 1
+            if pending.channel is None:
+                wanted.batch_size_max = 1  # the good ones must not be refused again with the bad one
             wanted.ask_again(now + RETRY_S_MAX)
 
     # --- what to send -------------------------------------------------------------------------------
@@ -292,6 +336,9 @@ class SubscriptionTracker:
         if now < self._quiet_until:
             return []
         self._expire(now)
+        if self._slow_down_s and now - self._slowed_at > SLOW_DOWN_ENDS_S:
+            self._slow_down_s = 0.0
+            self._batch_size = BATCH_SIZE_MAX
         commands: list[Command] = []
         budget = 1 if self._slow_down_s else COMMANDS_AT_ONCE_MAX
         for step in (
@@ -310,7 +357,8 @@ class SubscriptionTracker:
 
     def _expire(self, now: float) -> None:
         """What stayed out too long becomes due again, more patiently each time."""
-        for command_id in [i for i, p in self._pending.items() if now - p.sent_at > 2 * ACK_TIMEOUT_S]:
+        # Far longer than the patience with one request: a late acknowledgement is still one.
+        for command_id in [i for i, p in self._pending.items() if now - p.sent_at > RETRY_S_MAX]:
             del self._pending[command_id]
         for wanted in [
             *self._private.values(),
@@ -321,8 +369,10 @@ class SubscriptionTracker:
             patience_s = min(RETRY_S_MAX, ACK_TIMEOUT_S * 2 ** max(0, wanted.attempts - 2))
             if now - wanted.requested_at >= patience_s:
                 wanted.ask_again(now)
-        if self._snapshot_asked_at is not None and now - self._snapshot_asked_at >= ACK_TIMEOUT_S:
-            self._snapshot_asked_at = None
+        if self._snapshot_asked_at is not None:
+            patience_s = ACK_TIMEOUT_S if self._snapshot_asked else SNAPSHOT_SPACING_S
+            if now - self._snapshot_asked_at >= patience_s:
+                self._snapshot_asked_at = None
 
     def _send(
         self,
@@ -362,9 +412,11 @@ class SubscriptionTracker:
         batch = tuple(t for t in gone if state.wanted[t].sid == sid)[: self._batch_size]
         for ticker in batch:
             del state.wanted[ticker]
-            self._snapshot_wanted.discard(ticker)
+            if channel is Channel.ORDERBOOK:
+                self._snapshot_wanted.discard(ticker)
+                self._snapshot_asked.discard(ticker)
         if sid is None:
-            # Never acknowledged: if the exchange streams it all the same, its frames are dropped.
+            # Not acknowledged yet: it is deleted when its acknowledgement comes after all.
             return self._removal(channel, now)
         params = {"sids": [sid], "action": "delete_markets", "market_tickers": list(batch)}
         return self._send("update_subscription", params, now, channel, batch, False)
@@ -379,13 +431,22 @@ class SubscriptionTracker:
         due = sorted(
             t
             for t, w in state.wanted.items()
-            if not w.is_complete and w.requested_at is None and w.retry_at <= now
+            if not w.is_complete
+            and w.requested_at is None
+            and w.retry_at <= now
+            and t in self._required[channel]
         )
         if not due:
             return None
-        size = min(self._batch_size, state.wanted[due[0]].batch_size_max)
-        is_retry = state.wanted[due[0]].attempts > 0
-        batch = tuple(t for t in due if (state.wanted[t].attempts > 0) == is_retry)[:size]
+        first = state.wanted[due[0]]
+        size = min(self._batch_size, first.batch_size_max)
+        is_retry = first.attempts > 0
+        batch = tuple(
+            t
+            for t in due
+            if (state.wanted[t].attempts > 0) == is_retry
+            and state.wanted[t].batch_size_max == first.batch_size_max
+        )[:size]
         for ticker in batch:
             wanted = state.wanted[ticker]
             wanted.requested_at = now
@@ -416,5 +477,6 @@ class SubscriptionTracker:
         sid = state.wanted[known[0]].sid
         batch = tuple(t for t in known if state.wanted[t].sid == sid)[: self._batch_size]
         self._snapshot_asked_at = now
+        self._snapshot_asked = set(batch)
         params = {"sids": [sid], "action": "get_snapshot", "market_tickers": list(batch)}
         return self._send("update_subscription", params, now, Channel.ORDERBOOK, batch, False)

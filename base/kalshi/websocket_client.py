@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import random
 import socket
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,7 +24,6 @@ from enum import StrEnum
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import certifi
 import websocket
 
 from base.clock import Clock
@@ -34,7 +32,8 @@ from base.kalshi.backoff import Backoff
 from base.kalshi.frames import decode_frame, encode_command
 from base.kalshi.orderbook import OrderBook, SequenceCheck
 from base.kalshi.server_clock import ServerClock
-from base.kalshi.subscriptions import SubscriptionTracker
+from base.kalshi.subscriptions import Command, SubscriptionTracker
+from base.kalshi.transport import CA_FILE, tls_context
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import RepeatedWarnings, log_event
 from base.model.events import (
@@ -61,12 +60,15 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 0.05
 """How long a read waits before the loop looks at what else is due; a frame cut by it is resumed."""
+SEND_TIMEOUT_S = 5.0
+"""A send is not resumed: a command cut in the middle costs the connection."""
 STABLE_AFTER_S = 20.0
-"""A connection that stayed up this long makes the next failure start at the initial delay again."""
+"""A connection that was heard for this long makes the next failure start at the initial delay again."""
 AUTH_DELAY_S_MIN = 5.0
 """A refused key or clock is not cured by hurrying."""
 FRAME_BYTES_MAX = 16 * 1024 * 1024
-"""A frame that announces more is refused before a byte of it is read (the exchange's limit is 64 MiB)."""
+"""A frame that announces more is refused before a byte of it is read (the exchange's limit is 64 MiB);
+so is a message that grows beyond it in fragments."""
 MAINTENANCE_S = 0.1
 """How often, at most, subscriptions are looked at while frames pour in."""
 DISTRUST_AFTER = 5
@@ -129,6 +131,8 @@ class FeedSettings:
     reconnect_delay_initial_s: float = 0.5
     reconnect_delay_max_s: float = 60.0
     orderbook_feed: bool = True
+    ca_file: str = CA_FILE
+    """The certificate authorities that vouch for the exchange."""
 
 
 class _FeedSilent(Exception):
@@ -177,6 +181,7 @@ class WebsocketClient:
         self._sock: socket.socket | None = None
         self._connected_at: float | None = None
         self._last_frame_at: float | None = None
+        self._alive_at: float | None = None  # as above, and what a connection attempt has achieved
         self._last_pass_at = clock.monotonic()
         self._connection = 0
         self._reconnects = 0
@@ -185,6 +190,7 @@ class WebsocketClient:
         self._unknown: Counter[str] = Counter()
         self._confirmed: frozenset[str] = frozenset()
         self._last_error = ""
+        self._is_heard = False
         self._has_been_live = False
 
     # --- what other threads may call ----------------------------------------------------------------
@@ -222,8 +228,9 @@ class WebsocketClient:
         if sock is None:
             return
         try:
-            # close() would not wake a blocked read on Linux; shutdown() does.
-            sock.shutdown(socket.SHUT_RDWR)
+            # close() would not wake a blocked read on Linux; shutdown() does. The plain socket's, because
+            # the one of a TLS socket first takes the encryption off, under a thread that may be sending.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
         except OSError as exc:
             logger.debug("socket was already down: %s", exc)
 
@@ -263,7 +270,7 @@ class WebsocketClient:
             )
 
     def _state_locked(self, now: float) -> FeedState:
-        if self._connected_at is None or self._last_frame_at is None:
+        if not self._is_heard or self._last_frame_at is None:
             return FeedState.DOWN if self._has_been_live or self._last_error else FeedState.CONNECTING
         if now - self._last_frame_at > self._settings.silent_after_s:
             return FeedState.DOWN
@@ -274,7 +281,7 @@ class WebsocketClient:
         in a frame that trickles in byte by byte cannot notice by itself."""
         now = self._clock.monotonic()
         with self._lock:
-            heard = self._last_frame_at
+            heard = self._alive_at
             stuck = heard is not None and now - heard > self._settings.silent_after_s + 0.5
         if stuck:
             self.cut()
@@ -283,7 +290,6 @@ class WebsocketClient:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            started = self._clock.monotonic()
             delay_min_s = 0.0
             try:
                 self._connect()
@@ -292,15 +298,15 @@ class WebsocketClient:
                 self._note_error(str(exc))
             except websocket.WebSocketBadStatusException as exc:
                 delay_min_s = self._note_refusal(exc)
-            except (websocket.WebSocketException, OSError, ssl.SSLError, ValueError) as exc:
+            except (websocket.WebSocketException, OSError, ValueError) as exc:
                 self._note_error(f"{type(exc).__name__}: {exc}")
             except Exception as exc:  # safety net: the feed must come back whatever a frame provoked
                 logger.exception("event=feed_error")
                 self._note_error(f"{type(exc).__name__}: {exc}")
-            self._disconnect()
+            heard_for_s = self._disconnect()
             if self._stop.is_set():
                 break
-            if self._clock.monotonic() - started >= STABLE_AFTER_S:
+            if heard_for_s >= STABLE_AFTER_S:
                 self._backoff = self._backoff.reset()
             delay_s, self._backoff = self._backoff.next_delay(self._rng)
             delay_s = max(delay_s, delay_min_s)
@@ -342,14 +348,18 @@ class WebsocketClient:
             self._sock = sock
             self._connection += 1
             # The handshake is under the same watchdog as everything after it.
-            self._last_frame_at = self._clock.monotonic()
+            self._alive_at = self._clock.monotonic()
         if is_tls:
-            context = ssl.create_default_context(cafile=certifi.where())
-            sock = context.wrap_socket(sock, server_hostname=host)
+            # Wrapping takes the descriptor out of the plain socket: the new one has to be known before
+            # the handshake, or nobody could end a handshake that is never answered.
+            tls = tls_context(self._settings.ca_file).wrap_socket(
+                sock, server_hostname=host, do_handshake_on_connect=False
+            )
             with self._lock:
-                self._sock = sock
-        if self._stop.is_set():
-            raise OSError("stopping")
+                self._sock = sock = tls
+            self._require_running()
+            tls.do_handshake()
+        self._require_running()
         # The JSON decoder rejects bad UTF-8; the library's own check is pure Python and costs 90 %.
         ws = websocket.WebSocket(skip_utf8_validation=True)
         ws.connect(  # type: ignore[no-untyped-call]
@@ -370,8 +380,14 @@ class WebsocketClient:
         self._announced_count = -1
         now = self._clock.monotonic()
         with self._lock:
-            self._connected_at = self._last_frame_at = now
+            self._connected_at = self._alive_at = now
+            self._is_heard = False
             self._confirmed = frozenset()
+
+    def _note_first_frame(self) -> None:
+        """The connection lives from its first frame on: an upgrade alone proves no stream."""
+        with self._lock:
+            self._is_heard = True
             if self._has_been_live:
                 self._reconnects += 1
             self._has_been_live = True
@@ -379,19 +395,33 @@ class WebsocketClient:
         log_event(logger, logging.INFO, "feed_live", url=self._settings.url, connection=self._connection)
         self._listener.feed_changed(FeedState.LIVE)
 
-    def _disconnect(self) -> None:
+    def _require_running(self) -> None:
+        # Asked after each socket is known to `cut`, so that a stop cannot fall between the two.
+        if self._stop.is_set():
+            raise OSError("stopping")
+
+    def _disconnect(self) -> float:
+        """Close everything; return for how many seconds this connection was heard."""
         ws, self._ws = self._ws, None
+        heard_for_s = 0.0
         with self._lock:
-            was_connected = self._connected_at is not None
+            was_connected = self._is_heard
+            if was_connected and self._connected_at is not None and self._last_frame_at is not None:
+                heard_for_s = self._last_frame_at - self._connected_at
             sock, self._sock = self._sock, None
             self._connected_at = None
+            self._is_heard = False
             self._confirmed = frozenset()
         if ws is not None:
             ws.shutdown()
         if sock is not None:
             sock.close()
         if was_connected:
-            self._listener.feed_changed(FeedState.DOWN)
+            try:
+                self._listener.feed_changed(FeedState.DOWN)
+            except Exception:  # safety net: whatever hears of it, the feed has to come back
+                logger.exception("event=feed_listener_error")
+        return heard_for_s
 
     def _read_until_it_ends(self) -> None:
         """The receive loop; ends by an exception or by `stop`."""
@@ -405,8 +435,11 @@ class WebsocketClient:
             now = self._clock.monotonic()
             if frame is not None:
                 with self._lock:
-                    self._last_frame_at = now
+                    self._last_frame_at = self._alive_at = now
                     self._messages += 1
+                    is_first = not self._is_heard
+                if is_first:
+                    self._note_first_frame()
                 if opcode == websocket.ABNF.OPCODE_TEXT:
                     self._take_in(frame.data, now)
                 elif opcode == websocket.ABNF.OPCODE_CLOSE:
@@ -419,7 +452,7 @@ class WebsocketClient:
         self._last_maintenance = now
         with self._lock:
             self._last_pass_at = now
-            silent_s = now - (self._last_frame_at or now)
+            silent_s = now - (now if self._alive_at is None else self._alive_at)
             required, held, suspects = self._required, self._held, self._suspects
             self._suspects = set()
         if silent_s > self._settings.silent_after_s:
@@ -430,11 +463,18 @@ class WebsocketClient:
             self._tracker.suspect(ticker)
         for gone in [t for t in self._books if t not in books]:
             del self._books[gone]
-        for command in self._tracker.due_commands(now):
-            self._ws.send(encode_command(command.id, command.cmd, command.params))
+        self._send(self._tracker.due_commands(now))
         if self._tracker.needs_reconnect:
             raise OSError("the exchange asks for a new authentication")
         self._publish_confirmed()
+
+    def _send(self, commands: list[Command]) -> None:
+        if not commands:
+            return
+        self._ws.settimeout(SEND_TIMEOUT_S)
+        for command in commands:
+            self._ws.send(encode_command(command.id, command.cmd, command.params))
+        self._ws.settimeout(READ_TIMEOUT_S)
 
     def _publish_confirmed(self) -> None:
         confirmed = self._tracker.confirmed
@@ -503,7 +543,12 @@ class WebsocketClient:
             )
         if not isinstance(event, Subscribed):
             self._check_sequence(event.sid, event.seq)
-        self._tracker.observe(event, now)
+        lost = self._tracker.observe(event, now)
+        for sid in lost.sids:
+            # A new subscription may get the same number and counts from 1 again.
+            self._sequences.pop(sid, None)
+        for ticker in lost.books & self._books.keys():
+            self._books[ticker].is_usable = False
         self._publish_confirmed()
 
     def _check_sequence(self, sid: int | None, seq: int | None) -> None:
@@ -524,8 +569,9 @@ class WebsocketClient:
         book = self._books.get(tick.ticker)
         if book is not None and book.is_usable:
             self._compare(book, tick, now)
-        if book is None or not book.is_usable or self._is_newer(tick, book, now):
-            # The book speaks between tickers; where it is already newer, the ticker only confirms.
+        if book is None or not book.is_usable or book.is_crossed or self._is_newer(tick, book, now):
+            # The book speaks between tickers; where it is already newer, the ticker only confirms. A
+            # crossed book says nothing, and must not keep the ticker from speaking.
             self._cache.apply(
                 Quote(
                     ticker=tick.ticker,
@@ -568,7 +614,7 @@ class WebsocketClient:
         del self._disagreements[tick.ticker]
         book.is_usable = False
         self._tracker.request_snapshots([tick.ticker])
-        if book.yes_bid >= book.yes_ask:
+        if book.is_crossed:
             # Crossed for good: not a lost message but another meaning. A snapshot will not cure it.
             self._distrusted.add(tick.ticker)
         log_event(
@@ -581,6 +627,8 @@ class WebsocketClient:
         )
 
     def _take_snapshot(self, snapshot: BookSnapshot, now: float) -> None:
+        if self._sequences.setdefault(snapshot.sid, SequenceCheck()).is_before_last(snapshot.seq):
+            return  # repeated: it would undo the changes since
         self._check_sequence(snapshot.sid, snapshot.seq)
         if not self._settings.orderbook_feed or snapshot.ticker in self._distrusted:
             return
@@ -610,7 +658,7 @@ class WebsocketClient:
         self._apply_book(book, now, PriceSource.WS)
 
     def _apply_book(self, book: OrderBook, now: float, source: PriceSource) -> None:
-        if book.yes_bid >= book.yes_ask and book.yes_bid_size and book.yes_ask_size:
+        if book.is_crossed:
             return  # crossed for an instant, as in 0.5 % of changes; the next delta resolves it
         self._cache.apply(
             Quote(
@@ -635,6 +683,7 @@ def _bound_frames(ws: Any) -> None:
     The library has no limit of its own: a header of 1 TiB was measured to take 1.5 GB in five seconds.
     """
     read_exactly = ws.frame_buffer.recv_strict
+    add_fragment = ws.cont_frame.add
 
     def read_bounded(count: int) -> bytes:
         if count > FRAME_BYTES_MAX:
@@ -642,7 +691,14 @@ def _bound_frames(ws: Any) -> None:
         data: bytes = read_exactly(count)
         return data
 
+    def add_bounded(frame: Any) -> None:
+        add_fragment(frame)
+        size = len(ws.cont_frame.cont_data[1])
+        if size > FRAME_BYTES_MAX:
+            raise websocket.WebSocketPayloadException(f"message of more than {size} bytes")
+
     ws.frame_buffer.recv_strict = read_bounded
+    ws.cont_frame.add = add_bounded
 
 
 def _close_code(data: bytes) -> str:

@@ -4,7 +4,7 @@ One entry a market: the newest quote, the market's own facts (status, close time
 came. Written by the WebSocket thread and by REST reads; read by everything else as frozen entries.
 
 Three rules keep it true:
-- `ts_ms` never goes back for a ticker on one connection;
+- `ts_ms` never goes back for a ticker on one connection, whatever came in between;
 - a REST answer never overwrites a tick that came after its request left;
 - an entry is removed when nobody requires the market any more.
 """
@@ -59,6 +59,15 @@ class PriceEntry:
         return age is None or age > self.stale_after
 
 
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """The newest exchange time of a ticker, and the frame that brought it."""
+
+    ts_ms: int
+    connection: int
+    received_monotonic: float
+
+
 class WebsocketPriceCache:
     """Latest quote and market facts per ticker; thread-safe.
 
@@ -74,6 +83,7 @@ class WebsocketPriceCache:
         self._required: frozenset[str] = frozenset()
         self._watched: frozenset[str] = frozenset()  # held markets: their changes wake the checker
         self._changes: set[str] = set()
+        self._newest: dict[str, _Timed] = {}
 
     def require(self, tickers: Iterable[str], watched: Iterable[str]) -> None:
         """Keep these markets and forget all others; `watched` are those whose changes wake the checker."""
@@ -83,6 +93,7 @@ class WebsocketPriceCache:
             self._watched = frozenset(watched)
             for ticker in [t for t in self._entries if t not in required]:
                 del self._entries[ticker]
+                self._newest.pop(ticker, None)
             self._changes &= required
 
     def apply(self, quote: Quote) -> bool:
@@ -99,8 +110,10 @@ class WebsocketPriceCache:
             return False
         entry = self._entries.get(quote.ticker)
         old = None if entry is None else entry.quote
-        if old is not None and self._is_older(quote, old):
+        if old is not None and self._is_older_locked(quote, old):
             return False
+        if quote.ts_ms > 0 and quote.source is not PriceSource.REST:
+            self._newest[quote.ticker] = _Timed(quote.ts_ms, quote.connection, quote.received_monotonic)
         if entry is None:
             entry = PriceEntry(Market(quote.ticker), quote, self._stale_after_s)
         else:
@@ -110,14 +123,17 @@ class WebsocketPriceCache:
             self._changes.add(quote.ticker)
         return True
 
-    @staticmethod
-    def _is_older(new: Quote, old: Quote) -> bool:
+    def _is_older_locked(self, new: Quote, old: Quote) -> bool:
         if new.source is PriceSource.REST:
             return new.received_monotonic < old.received_monotonic
+        # Held against the newest time seen, not against the last quote: a book snapshot or a REST read in
+        # between has no time, and must not open the door to a tick from before it.
+        newest = self._newest.get(new.ticker)
         return (
-            new.connection == old.connection
-            and 0 < new.ts_ms < old.ts_ms
-            and new.received_monotonic - old.received_monotonic <= REORDER_S_MAX
+            newest is not None
+            and new.connection == newest.connection
+            and 0 < new.ts_ms < newest.ts_ms
+            and new.received_monotonic - newest.received_monotonic <= REORDER_S_MAX
         )
 
     def apply_market(self, market: Market) -> None:
@@ -138,10 +154,10 @@ class WebsocketPriceCache:
     def apply_lifecycle(self, event: Lifecycle) -> bool:
         """Take in a lifecycle event; return whether it concerned a market that is kept."""
         with self._lock:
-            entry = self._entries.get(event.ticker)
-            if entry is None:
+            if event.ticker not in self._required:
                 return False
-            market = entry.market
+            entry = self._entries.get(event.ticker)
+            before = market = Market(event.ticker) if entry is None else entry.market
             if event.status is not None:
                 market = replace(market, status=event.status)
             if event.close_time is not None:
@@ -153,10 +169,13 @@ class WebsocketPriceCache:
                 market = replace(market, grid=event.grid)
             if event.result:
                 market = replace(market, result=event.result)
-            self._entries[event.ticker] = PriceEntry(market, entry.quote, self._stale_after_s)
-            if event.ticker in self._watched:
+            quote = None if entry is None else entry.quote
+            self._entries[event.ticker] = PriceEntry(market, quote, self._stale_after_s)
+            changed = event.ticker in self._watched and _facts_moved(before, market)
+            if changed:
                 self._changes.add(event.ticker)
-        self.changed.set()
+        if changed:
+            self.changed.set()
         return True
 
     def get(self, ticker: str) -> PriceEntry | None:

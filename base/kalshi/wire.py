@@ -82,14 +82,14 @@ def parse_time(text: str) -> float:
 def format_price(price: Decimal) -> str:
     """A price as the order endpoint takes it: four decimals, exact. Raises WireError on more."""
     text = f"{price:.4f}"
-    if Decimal(text) != price:
-        raise WireError(f"price {price} has more than four decimals")
+    if not price.is_finite() or Decimal(text) != price:
+        raise WireError(f"price {price} cannot be written with four decimals")
     return text
 
 
 def format_count(count: Decimal) -> str:
     """A count as the order endpoint takes it: two decimals, exact. Raises WireError on more."""
     text = f"{count:.2f}"
-    if Decimal(text) != count:
-        raise WireError(f"count {count} has more than two decimals")
+    if not count.is_finite() or Decimal(text) != count:
+        raise WireError(f"count {count} cannot be written with two decimals")
     return text

@@ -1,4 +1,4 @@
-"""What the exchange's stream tells us, decoded. Frozen; numbers exact; unknown things keep their name only."""
+"""What the stream tells us, decoded. Frozen; numbers exact; unknown things keep their name only."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from base.log import RepeatedWarnings, log_event
 from base.model.market import Market
 from base.model.position import Position
 from base.model.rules import Evaluation, Exit, ExitRule, Hold, HoldReason, RuleState
-from base.risk.coverage import Coverage, PositionFacts, Protection, assess, summarize
+from base.risk.coverage import NOT_CHECKED, Coverage, PositionFacts, Protection, assess, summarize
 from base.risk.exit_rules import can_ever_exit, evaluate
 from base.risk.price_needs import MarketNeed, Refresh, decide_refresh
 from base.store.portfolio import Portfolio
@@ -221,13 +221,19 @@ class StopLossChecker:
     def _check(self, position: Position, is_confirmed: bool) -> None:
         ticker = position.ticker
         try:
-            evaluation = self._evaluate(position, is_confirmed)
+            self._look_at(position, is_confirmed)
         except Exception as exc:  # safety net: the other positions must still be looked at
-            logger.exception("event=check_failed ticker=%s", ticker)
             with self._lock:
                 if ticker in self._records:
                     self._records[ticker].error = f"{type(exc).__name__}: {exc}"
-            return
+            held_back = self._reminders.allow(f"check_failed {ticker}", self._clock.monotonic())
+            if held_back is not None:
+                logger.exception("event=check_failed ticker=%s also_since_last=%s", ticker, held_back)
+
+    def _look_at(self, position: Position, is_confirmed: bool) -> None:
+        """Evaluate one position, and hand it over where a rule says so."""
+        ticker = position.ticker
+        evaluation = self._evaluate(position, is_confirmed)
         if isinstance(evaluation.decision, Exit):
             rule = self._rule_of(ticker)
             self._desk.trigger(
@@ -297,7 +303,7 @@ class StopLossChecker:
         """Every position with its last evaluation and whether it is protected now, by ticker."""
         feed = self._feed.status()
         positions = self._portfolio.positions()
-        return [self._assess(positions[t], feed) for t in sorted(positions)]
+        return [self._assess_guarded(positions[t], feed) for t in sorted(positions)]
 
     def coverage(self) -> Coverage:
         return summarize((c.position.ticker, c.protection) for c in self.checked_positions())
@@ -307,6 +313,22 @@ class StopLossChecker:
         with self._lock:
             record = self._records.get(ticker)
             return None if record is None else [HistoryRow(r.evaluation, r.repeats) for r in record.history]
+
+    def _assess_guarded(self, position: Position, feed: FeedStatus) -> CheckedPosition:
+        try:
+            return self._assess(position, feed)
+        except Exception:  # safety net: a position that cannot be judged is shown, and hides no other
+            held_back = self._reminders.allow(f"assess_failed {position.ticker}", self._clock.monotonic())
+            if held_back is not None:
+                logger.exception("event=assess_failed ticker=%s", position.ticker)
+            return CheckedPosition(
+                position=position,
+                market=Market(position.ticker),
+                evaluation=None,
+                price_age_s=None,
+                price_source="none",
+                protection=Protection(open=True, protected=False, reason=NOT_CHECKED),
+            )
 
     def _assess(self, position: Position, feed: FeedStatus) -> CheckedPosition:
         ticker = position.ticker

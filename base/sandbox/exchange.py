@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import uuid
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -70,8 +71,13 @@ class Exchange:
         market = SandboxMarket(
             spec, close_time, now, status, updated_at=now, follows_recording=follows_recording
         )
+        # Each market keeps its own phase of the second, as a real feed does; all at once would be a burst.
+        phase_s = zlib.crc32(spec.ticker.encode()) % 1000 / 1000
+        market.ticker_sent_at = now - TICKER_GAP_S * (1 - phase_s)
         self.markets[spec.ticker] = market
         self.sink(LifecycleChanged(spec.ticker, LifecycleEvent.CREATED, now))
+        # Who subscribed to the book before the market was listed needs a start for the deltas to come.
+        self.sink(SnapshotDue(spec.ticker))
         return market
 
     def market(self, ticker: str) -> SandboxMarket:

@@ -173,7 +173,8 @@ def _ladder(
 ) -> dict[Decimal, Decimal]:
     levels: dict[Decimal, Decimal] = {}
     for price in prices:
-        if not ZERO < price < ONE or grid.floor(price) != price:
+        is_off_grid = price % CENT != 0 and grid.floor(price) != price  # whole cents are on every grid
+        if is_off_grid or not ZERO < price < ONE:
             continue
         # The size behind depends on the price only, so that a moving top changes few levels.
         behind = depth_size * (2 + int(price * 100) % 3)

@@ -4,8 +4,11 @@ Three sources tell of one change: the answer to our order, the `fill` message, a
 read. Each contract must count once, and reads lag writes, so:
 - fills are known by trade id, and per order the larger of "sum of its fills" and "what its answer said"
   has been applied;
-- a `fill` says the position after it, which wins when it is newer than what is applied;
-- a read that started before a change had time to show (`READ_LAG_S`) says nothing about that ticker;
+- a `fill` says the position after it, which wins when it is newer than what is applied; a `fill` that
+  comes late is part of the newer one's position already;
+- a read that started before a change had time to show (`READ_LAG_S`) says nothing about that ticker, nor
+  does one that comes while an order's answer is awaited: it may hold the fill, which the answer would
+  then take off a second time;
 - a position vanishes from a read only when two complete reads agree. A failed read never gets here.
 """
 
@@ -63,6 +66,13 @@ class _OrderCount:
 
     from_fills: Decimal = ZERO
     from_answer: Decimal = ZERO
+    unseen: Decimal = ZERO
+    """Contracts that a `post_position` held already although no source has reported them yet."""
+    last_post: Decimal | None = None
+    value: Decimal = ZERO
+    """YES-leg dollars of the contracts whose money is booked."""
+    fees: Decimal = ZERO
+    """Fees booked."""
 
     @property
     def applied(self) -> Decimal:
@@ -78,7 +88,10 @@ class Portfolio:
         self._positions: dict[str, Position] = {}
         self._epochs: dict[str, int] = {}
         self._changed_at: dict[str, float] = {}
-        self._stream_ts_ms: dict[str, int] = {}
+        self._post_ts_ms: dict[str, int] = {}  # of the newest `post_position` applied
+        self._answer_ts_ms: dict[str, int] = {}  # of the newest answer applied
+        self._in_flight: dict[str, str] = {}  # client order id -> ticker: answers awaited
+        self._last_read_at: float | None = None
         self._missing_once: set[str] = set()
         self._trades: OrderedDict[str, None] = OrderedDict()
         self._orders: OrderedDict[str, _OrderCount] = OrderedDict()
@@ -109,12 +122,28 @@ class Portfolio:
         with self._lock:
             return self._is_loaded
 
+    @property
+    def last_read_at(self) -> float | None:
+        """Monotonic time at which the newest complete read left, None before the first."""
+        with self._lock:
+            return self._last_read_at
+
     def ledger(self) -> Ledger:
         with self._lock:
             self._roll_day_locked()
             return Ledger(self._day, self._realized, self._fees)
 
     # --- writers ------------------------------------------------------------------------------------
+
+    def order_left(self, ticker: str, client_order_id: str) -> None:
+        """An order is about to leave: until it is settled, reads say nothing about this ticker."""
+        with self._lock:
+            self._in_flight[client_order_id] = ticker
+
+    def order_settled(self, client_order_id: str) -> None:
+        """The order's outcome has been taken in, or given up."""
+        with self._lock:
+            self._in_flight.pop(client_order_id, None)
 
     def apply_fill(self, fill: Fill) -> Change | None:
         """Take in a `fill` message; None when it was known or changed nothing."""
@@ -125,16 +154,36 @@ class Portfolio:
             applied = order.applied
             order.from_fills += fill.count
             fresh = order.applied - applied
+            if fresh <= 0:
+                # The order's answer told of it: its `post_position` may be a step on the way there.
+                return None
             before = self._positions.get(fill.ticker)
-            signed = before.signed_count if before is not None else ZERO
-            if fill.post_position is not None and fill.ts_ms >= self._stream_ts_ms.get(fill.ticker, 0):
-                target = fill.post_position
-                self._stream_ts_ms[fill.ticker] = fill.ts_ms
-            else:
-                target = signed + (fresh if fill.book_side is BookSide.BID else -fresh)
-            if fresh > 0:
-                self._book_money_locked(before, fill.book_side, fresh, fill.yes_price, fill.fee, fill.count)
+            target = self._position_after_locked(fill, order, fresh)
+            value, fees = fresh * fill.yes_price, fill.fee * fresh / fill.count
+            self._book_money_locked(order, before, fill.book_side, fresh, value, fees)
             return self._set_locked(fill.ticker, target, fill.yes_price, "fill", fill.exchange_index)
+
+    def _position_after_locked(self, fill: Fill, order: _OrderCount, fresh: Decimal) -> Decimal:
+        """The signed count after a fill of which `fresh` contracts are news."""
+        before = self._positions.get(fill.ticker)
+        signed = before.signed_count if before is not None else ZERO
+        direction = 1 if fill.book_side is BookSide.BID else -1
+        post = fill.post_position
+        if post is None:
+            return signed + direction * fresh
+        is_late = fill.ts_ms < self._post_ts_ms.get(fill.ticker, 0) or (
+            # Fills of one order go one way, which also orders those of the same millisecond.
+            order.last_post is not None and direction * (post - order.last_post) < 0
+        )
+        if is_late:
+            order.unseen = max(ZERO, order.unseen - fill.count)
+            return signed
+        if fill.ts_ms < self._answer_ts_ms.get(fill.ticker, 0):
+            return signed + direction * fresh  # of another order, from before the one answered since
+        self._post_ts_ms[fill.ticker] = fill.ts_ms
+        order.last_post = post
+        order.unseen += max(ZERO, direction * (post - signed) - fresh)
+        return post
 
     def apply_answer(
         self,
@@ -145,8 +194,13 @@ class Portfolio:
         average_yes_price: Decimal | None,
         fees: Decimal,
         ts_ms: int = 0,
+        *,
+        reduce_only: bool = False,
     ) -> Change | None:
-        """Take in how much of an order has filled in all, from its answer or a look-up."""
+        """Take in how much of an order has filled in all, from its answer or a look-up.
+
+        A `reduce_only` order never opens or flips a position, whatever was known of it before.
+        """
         with self._lock:
             order = self._order_locked(order_id)
             applied = order.applied
@@ -158,11 +212,17 @@ class Portfolio:
             price = average_yes_price
             if price is None:
                 price = to_yes_leg(before.entry_price, before.outcome_side) if before is not None else ZERO
-            self._book_money_locked(before, book_side, fresh, price, fees, fill_count)
+            # The fills booked so far are part of the average: what is left of it is the rest's.
+            value = max(ZERO, price * fill_count - order.value)
+            self._book_money_locked(order, before, book_side, fresh, value, max(ZERO, fees - order.fees))
             signed = before.signed_count if before is not None else ZERO
-            target = signed + (fresh if book_side is BookSide.BID else -fresh)
-            self._stream_ts_ms[ticker] = max(self._stream_ts_ms.get(ticker, 0), ts_ms)
-            return self._set_locked(ticker, target, price, "order", None)
+            direction = 1 if book_side is BookSide.BID else -1
+            moved = max(ZERO, fresh - order.unseen)
+            order.unseen = max(ZERO, order.unseen - fresh)
+            if reduce_only:
+                moved = min(moved, max(ZERO, -direction * signed))
+            self._answer_ts_ms[ticker] = max(self._answer_ts_ms.get(ticker, 0), ts_ms)
+            return self._set_locked(ticker, signed + direction * moved, price, "order", None)
 
     def apply_update(self, update: PositionUpdate) -> Change | None:
         """Take in a `market_position` message that opens, grows or flips a position.
@@ -178,8 +238,10 @@ class Portfolio:
             if abs(update.count) < abs(held) and update.count * held >= 0:
                 return None
             changed_at = self._changed_at.get(update.ticker)
-            if changed_at is not None and self._clock.monotonic() - changed_at < READ_LAG_S:
-                # It carries no time: beside a fill that has just been applied it may be the older word.
+            is_settling = changed_at is not None and self._clock.monotonic() - changed_at < READ_LAG_S
+            if is_settling or update.ticker in self._in_flight.values():
+                # It carries no time: beside a fill that has just been applied it may be the older word,
+                # and beside an order under way it would be counted again with the answer.
                 return None
             price = abs(update.cost / update.count) if update.count else ZERO
             side = OutcomeSide.YES if update.count > 0 else OutcomeSide.NO
@@ -191,7 +253,8 @@ class Portfolio:
         """Take in one *complete* read of all positions that left at monotonic `started_at`."""
         changes: list[Change] = []
         with self._lock:
-            for ticker in {*rows, *self._positions}:
+            awaited = set(self._in_flight.values())
+            for ticker in {*rows, *self._positions} - awaited:
                 changed_at = self._changed_at.get(ticker)
                 if changed_at is not None and started_at - changed_at < READ_LAG_S:
                     continue
@@ -200,6 +263,7 @@ class Portfolio:
                     changes.append(change)
             self._missing_once &= set(self._positions)
             self._is_loaded = True
+            self._last_read_at = started_at
         return changes
 
     def _apply_row_locked(self, ticker: str, row: Position | None) -> Change | None:
@@ -214,10 +278,12 @@ class Portfolio:
         self._missing_once.discard(ticker)
         if before is None or before.outcome_side is not row.outcome_side:
             self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
-            opened_at = row.opened_at
+            # A read does not say since when; without a time no `exit_after_entry_s` would ever run out.
+            since = row.opened_at if row.opened_at is not None else self._clock.now()
+            row = replace(row, opened_at=since)
         else:
-            opened_at = before.opened_at
-        self._positions[ticker] = replace(row, opened_at=opened_at)
+            row = replace(row, opened_at=before.opened_at)
+        self._positions[ticker] = row
         if before is not None and before.signed_count == row.signed_count:
             return None
         return Change(ticker, before, self._positions[ticker], "reconciled")
@@ -252,23 +318,26 @@ class Portfolio:
 
     def _book_money_locked(
         self,
+        order: _OrderCount,
         before: Position | None,
         book_side: BookSide,
         count: Decimal,
-        yes_price: Decimal,
+        yes_value: Decimal,
         fees: Decimal,
-        fees_for: Decimal,
     ) -> None:
-        """Add the gain of the contracts that reduce `before`, and the share of `fees` they carry."""
+        """Book `count` contracts for `yes_value` dollars of the YES leg: their fees, and the gain of those
+        that reduce `before`."""
         self._roll_day_locked()
-        if fees_for > 0:
-            self._fees += fees * count / fees_for
+        order.value += yes_value
+        order.fees += fees
+        self._fees += fees
         if before is None:
             return
         reduces = (book_side is BookSide.ASK) == (before.outcome_side is OutcomeSide.YES)
         if reduces:
             closed = min(count, before.count)
-            self._realized += closed * (to_yes_leg(yes_price, before.outcome_side) - before.entry_price)
+            price = to_yes_leg(yes_value / count, before.outcome_side)
+            self._realized += closed * (price - before.entry_price)
 
     def _roll_day_locked(self) -> None:
         today = datetime.fromtimestamp(self._clock.now(), UTC).date().isoformat()

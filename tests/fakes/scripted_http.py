@@ -70,6 +70,26 @@ def then_close(step: Step) -> Step:
     return closing
 
 
+def then_reset(step: Step) -> Step:
+    """Do `step`, then drop the connection with a TCP reset."""
+
+    def resetting(connection: socket.socket, request: Received, stop: threading.Event) -> bool:
+        step(connection, request, stop)
+        return reset(connection, request, stop)
+
+    return resetting
+
+
+def then_hang(step: Step) -> Step:
+    """Do `step`, then look at the connection no more."""
+
+    def hanging(connection: socket.socket, request: Received, stop: threading.Event) -> bool:
+        step(connection, request, stop)
+        return hang(connection, request, stop)
+
+    return hanging
+
+
 def close_without_answer(connection: socket.socket, request: Received, stop: threading.Event) -> bool:
     return False
 

@@ -32,6 +32,8 @@ from tests.fakes.scripted_http import (
     raw,
     reset,
     then_close,
+    then_hang,
+    then_reset,
     trickle,
 )
 
@@ -42,13 +44,14 @@ PATH = "/trade-api/v2/portfolio/events/orders"
 PLENTY = Quota(1_000, 1_000)
 STATUS_ANSWER = answer(200, {"exchange_active": True, "trading_active": True})
 
-ANOTHER_ORDER = {
+PROVED = {
     "order_id": "X",
-    "client_order_id": "another",
+    "client_order_id": "bs-1",
     "fill_count": "3.00",
     "remaining_count": "0.00",
     "ts_ms": 1,
 }
+ANOTHER_ORDER = PROVED | {"client_order_id": "another"}
 
 
 def order(number: int = 1) -> OrderRequest:
@@ -229,7 +232,7 @@ def test_unknown_host_is_certainly_not_sent() -> None:
     [
         close_without_answer,
         reset,
-        raw(b"HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"),
+        raw(b"HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n" + json.dumps(PROVED).encode()),
         raw(b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"),
         raw(b"not http at all\r\n\r\n"),
         raw(b"HTTP/1.1 201 Created\r\n\r\n{}"),
@@ -280,6 +283,17 @@ def test_deadline_holds_however_slowly_the_server_talks(serve, step: Step) -> No
     assert not path.connection.is_connected
 
 
+def test_order_without_any_time_left_is_certainly_not_sent(serve) -> None:
+    server, path = serve(echo_order(), clock=FakeClock())
+
+    for is_connected in (False, True):
+        assert path.connection.is_connected is is_connected
+        with pytest.raises(TransientError):
+            path.connection.create_order(order(1), deadline_s=0)
+        path.connection.keep_warm(path.clock.monotonic() + 2)
+    assert server.requests == []
+
+
 def test_429_pauses_the_lane_and_is_counted(serve) -> None:
     _, path = serve(answer(429, TOO_MANY), echo_order())
 
@@ -308,6 +322,16 @@ def test_bad_signature_is_an_auth_error(serve) -> None:
     assert KEY_ID not in str(caught.value)
 
 
+def test_answer_about_another_order_ends_the_connection(serve) -> None:
+    """A connection one answer behind would tell every later order about the one before it."""
+    server, path = serve(answer(201, ANOTHER_ORDER), echo_order())
+
+    with pytest.raises(OrderOutcomeUnknown):
+        path.connection.create_order(order(1))
+    path.connection.create_order(order(2))
+    assert server.connections == 2
+
+
 # --- staying warm
 
 
@@ -320,8 +344,9 @@ def wait_until_closed(path: Route) -> None:
     raise AssertionError("the server never closed the connection")
 
 
-def test_connection_closed_while_idle_is_replaced_and_the_order_sent_once(serve) -> None:
-    server, path = serve(then_close(echo_order()), echo_order())
+@pytest.mark.parametrize("end", [then_close, then_reset])
+def test_connection_ended_while_idle_is_replaced_and_the_order_sent_once(serve, end) -> None:
+    server, path = serve(end(echo_order()), echo_order())
     path.connection.create_order(order(1))
     wait_until_closed(path)
 
@@ -332,7 +357,7 @@ def test_connection_closed_while_idle_is_replaced_and_the_order_sent_once(serve)
 
 def test_connection_refusing_the_first_byte_is_replaced(serve) -> None:
     """The socket is dead without a visible FIN: the first send is refused, so nothing has left."""
-    server, path = serve(echo_order())
+    server, path = serve(then_hang(echo_order()), echo_order())
     path.connection.create_order(order(1))
     path.connection._sock.shutdown(socket.SHUT_WR)
 

@@ -145,7 +145,7 @@ def test_waiting_exit_is_served_before_an_entry_that_waited_longer() -> None:
 
 def test_read_below_does_not_overtake_a_waiting_exit() -> None:
     """The exit needs more than is there; what is there would do for the read below it."""
-    limiter = RateLimiter(SystemClock(), Quota(100, 40), BASIC_WRITE)
+    limiter = RateLimiter(SystemClock(), Quota(100, 100), BASIC_WRITE)
     drain(limiter, READ, Lane.EXIT)
     result: list[bool] = []
     waiting = threading.Thread(

@@ -641,7 +641,7 @@ def test_connect_time_out_means_not_sent() -> None:
     [
         close_without_answer,
         reset,
-        raw(b"HTTP/1.1 201 Created\r\nContent-Length: 500\r\n\r\n{"),
+        raw(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + json.dumps(LIMITS).encode()),
         raw(b"junk\r\n\r\n"),
     ],
     ids=["closed", "reset", "cut", "not http"],
@@ -654,6 +654,7 @@ def test_broken_answer_is_unknown_for_an_order_and_retried_for_a_read(serve, ste
     assert len(server.requests) == 1
     assert client.get_account_limits().usage_tier == "basic"
     assert len(server.requests) == 3
+    assert (client.stats().reads, client.stats().writes) == (2, 1)  # nobody below us repeats anything
 
 
 @pytest.mark.parametrize(

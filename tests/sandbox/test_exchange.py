@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 
@@ -32,9 +33,9 @@ def test_a_ticker_comes_at_most_once_a_second_and_only_on_change() -> None:
         desk.quote({"0.45": size}, {"0.47": "10"}, now)
         desk.exchange.advance(now)
     tickers = [h for h in desk.happened if isinstance(h, TickerChanged)]
-    assert len(tickers) == 3
+    assert 2 <= len(tickers) <= 3
     stamps = [t.ts_ms for t in tickers]
-    assert stamps == sorted(set(stamps))
+    assert all(later - earlier >= 1000 for earlier, later in pairwise(stamps))
     count = len(tickers)
     run(desk.exchange, NOW + 4, 5)
     assert len([h for h in desk.happened if isinstance(h, TickerChanged)]) == count + 1

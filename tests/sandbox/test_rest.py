@@ -18,15 +18,26 @@ YES, NO, FLAT = "KXA-1-YES", "KXA-1-NO", "KXB-2-FLAT"
 ORDERS = "/portfolio/events/orders"
 
 
+MISSING = {"code": "signature_is_missing_from_headers", "message": "signature is missing from headers"}
+UNAUTHENTICATED = {"code": "authentication_error", "message": "authentication_error"}
+OVER_LIMIT = (
+    "Parameter validation failed for GetMarkets: Key: 'GetMarketsParams.Limit' "
+    "Error:Field validation for 'Limit' failed on the 'lte' tag"
+)
+WRONG_TYPE = "json: cannot unmarshal number into Go struct field CreateOrderV2Request.count of type string"
+BAD_STATUS = {"code": "bad_request", "message": "bad request", "details": "invalid status filter"}
+NOT_FOUND = {"error": {"code": "not_found", "message": "not found"}}
+
+
 @pytest.mark.parametrize(
     ("change", "body"),
     [
-        ({"KALSHI-ACCESS-SIGNATURE": ""}, {"code": "signature_is_missing_from_headers", "message": "signature is missing from headers"}),
-        ({"KALSHI-ACCESS-SIGNATURE": "AAAA"}, {"code": "authentication_error", "message": "authentication_error", "details": "INCORRECT_API_KEY_SIGNATURE"}),
-        ({"KALSHI-ACCESS-KEY": "nobody"}, {"code": "authentication_error", "message": "authentication_error", "details": "NOT_FOUND"}),
+        ({"KALSHI-ACCESS-SIGNATURE": ""}, MISSING),
+        ({"KALSHI-ACCESS-SIGNATURE": "AAAA"}, {**UNAUTHENTICATED, "details": "INCORRECT_API_KEY_SIGNATURE"}),
+        ({"KALSHI-ACCESS-KEY": "nobody"}, {**UNAUTHENTICATED, "details": "NOT_FOUND"}),
     ],
     ids=["no signature", "bad signature", "unknown key"],
-)  # fmt: skip
+)
 def test_unauthenticated_calls_get_the_recorded_401(
     client: Client, change: dict[str, str], body: dict[str, str]
 ) -> None:
@@ -65,12 +76,12 @@ def test_an_ed25519_key_signs_too(quiet: Scenario, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "body"),
     [
-        ("/markets?limit=1001", 400, {"msg": "Parameter validation failed for GetMarkets: Key: 'GetMarketsParams.Limit' Error:Field validation for 'Limit' failed on the 'lte' tag"}),
-        ("/markets?status=finalized", 400, {"error": {"code": "bad_request", "message": "bad request", "details": "invalid status filter"}}),
-        ("/markets/KX-NOBODY", 404, {"error": {"code": "not_found", "message": "not found"}}),
-        ("/nowhere", 404, {"error": {"code": "not_found", "message": "not found"}}),
+        ("/markets?limit=1001", 400, {"msg": OVER_LIMIT}),
+        ("/markets?status=finalized", 400, {"error": BAD_STATUS}),
+        ("/markets/KX-NOBODY", 404, NOT_FOUND),
+        ("/nowhere", 404, NOT_FOUND),
     ],
-)  # fmt: skip
+)
 def test_recorded_error_bodies(client: Client, path: str, status: int, body: object) -> None:
     answer = client.call("GET", path)
     assert (answer.status_code, answer.json()) == (status, body)
@@ -83,7 +94,7 @@ def test_json_numbers_are_refused_as_recorded(client: Client) -> None:
         {
             "code": "bad_request",
             "message": "bad request",
-            "details": "json: cannot unmarshal number into Go struct field CreateOrderV2Request.count of type string",
+            "details": WRONG_TYPE,
         },
     )
 
@@ -131,7 +142,7 @@ def test_cancel_looks_on_shard_0_unless_told_the_market(client: Client) -> None:
     again = client.call("DELETE", f"{path}?market_ticker={NO}")
     assert (again.status_code, again.json()) == (
         404,
-        {"error": {"code": "not_found", "message": "not found"}},
+        NOT_FOUND,
     )
 
 
@@ -156,9 +167,8 @@ def test_amend_decrease_batches_and_cancel_all(client: Client) -> None:
     assert (amended.status_code, amended.json()["remaining_count"]) == (200, "4.00")
     decreased = client.call("POST", path + "/decrease", {"reduce_to": "1", "market_ticker": FLAT})
     assert (decreased.status_code, decreased.json()["remaining_count"]) == (200, "1.00")
-    gone = client.call(
-        "DELETE", ORDERS + "/batched", {"orders": [{"order_id": good["order_id"], "market_ticker": FLAT}, {"order_id": "x"}]}
-    )  # fmt: skip
+    items = [{"order_id": good["order_id"], "market_ticker": FLAT}, {"order_id": "x"}]
+    gone = client.call("DELETE", ORDERS + "/batched", {"orders": items})
     assert [r["reduced_by"] for r in gone.json()["orders"]] == ["1.00", "0.00"]
     client.order(FLAT, "bid", "1", "0.05", time_in_force="good_till_canceled")
     assert client.call("DELETE", ORDERS).status_code == 204

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from base.model.market import BookSide
+from base.sandbox.market import MarketSpec
 from base.sandbox.session import Session
 from tests.sandbox.engine import NOW, Desk, T
 
@@ -109,6 +110,17 @@ def test_updates_list_all_markets_and_use_a_sequence_number_up() -> None:
     assert listed == [{"id": 3, "type": "ok", "msg": [{"channel": "orderbook_delta", "sid": 1}]}]
     (gone,) = send(session, id=4, cmd="unsubscribe", params={"sids": [1]})
     assert (gone["type"], gone["sid"], gone["seq"]) == ("unsubscribed", 1, 5)
+
+
+def test_a_market_listed_later_starts_with_a_snapshot() -> None:
+    desk = Desk()
+    session = session_of(desk)
+    subscribe(session, "orderbook_delta", market_tickers=["KXT-2-LATER"])
+    desk.happened.clear()
+    desk.exchange.add_market(MarketSpec("KXT-2-LATER"), close_time=NOW + 60, now=NOW)
+    desk.exchange.set_level("KXT-2-LATER", BookSide.BID, Decimal("0.30"), Decimal(4), NOW)
+    frames = [f for h in desk.happened for f in session.frames_for(h)]
+    assert [(f["type"], f["seq"]) for f in frames] == [("orderbook_snapshot", 1), ("orderbook_delta", 2)]
 
 
 @pytest.mark.parametrize(("use_yes_price", "no_price"), [(False, "0.5300"), (True, "0.4700")])

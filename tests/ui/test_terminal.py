@@ -147,6 +147,7 @@ def test_a_narrow_terminal_cuts_no_number_short(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COLUMNS", "60")
     out = NarrowTerminal()
     print_status(example_status(), out, color=False)
+    print_explain("KX-A", EVALUATIONS, out, color=False)
     assert max(map(len, out.getvalue().splitlines())) <= 60
     assert "…" not in out.getvalue()
 

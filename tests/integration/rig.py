@@ -1,0 +1,170 @@
+"""The whole daemon as its own process, against a sandbox on loopback, watched through its public surface."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from base.clock import SystemClock
+from base.sandbox.server import SandboxServer
+
+PROJECT = Path(__file__).resolve().parents[2]
+POLL_S = 0.05
+_FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S+)')
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Daemon:
+    """`run_bot.py` in a process of its own; a context manager that ends it by its id."""
+
+    def __init__(self, directory: Path, server: SandboxServer | None, **environment: str) -> None:
+        self._port = free_port()
+        self._clock = SystemClock()
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("KALSHI_", "UI_", "STRATEGY"))}
+        env |= {"UI_PORT": str(self._port), "STATE_DIR": str(directory / "state"), "PYTHONUNBUFFERED": "1"}
+        env |= {"PYTHONPATH": str(PROJECT), "XDG_RUNTIME_DIR": str(directory)}
+        if server is not None:
+            env |= {
+                "KALSHI_ENV": "sandbox",
+                "KALSHI_REST_URL": server.rest_url,
+                "KALSHI_WS_URL": server.ws_url,
+                "KALSHI_API_KEY_ID": server.key_id,
+                "KALSHI_PRIVATE_KEY_PATH": str(server.key_file),
+            }
+        self._env = env | environment
+        self._directory = directory
+        self._lock = threading.Lock()  # guards the field below
+        self._lines: list[str] = []
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "run_bot.py")],
+            cwd=self._directory,
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=(process,), daemon=True)
+        self._reader.start()
+        return process
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as pipe:
+            for line in pipe:
+                with self._lock:
+                    self._lines.append(line.rstrip())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        if value is not None:
+            print("\n".join(self.lines()[-60:]))
+
+    # --- ending it ----------------------------------------------------------------------------------
+
+    def terminate(self, timeout_s: float = 12.0) -> int:
+        """SIGTERM; return the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 12.0) -> int:
+        code = self.process.wait(timeout_s)
+        self._reader.join(2.0)
+        return code
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+
+    # --- looking at it ------------------------------------------------------------------------------
+
+    def lines(self) -> list[str]:
+        with self._lock:
+            return list(self._lines)
+
+    def events(self, name: str, **fields: str) -> list[dict[str, str]]:
+        """The logged events of a name whose fields are as given."""
+        found = []
+        for line in self.lines():
+            event = {key: text.strip('"') for key, text in _FIELD.findall(line)}
+            if event.get("event") == name and all(event.get(k) == v for k, v in fields.items()):
+                found.append(event)
+        return found
+
+    def wait_for(self, name: str, timeout_s: float = 15.0, **fields: str) -> dict[str, str]:
+        """The first such event, as soon as it has been logged."""
+        self.until(lambda: bool(self.events(name, **fields)), f"event={name} {fields}", timeout_s)
+        return self.events(name, **fields)[0]
+
+    def until(self, holds: Callable[[], bool], what: str, timeout_s: float = 15.0) -> float:
+        """Wait until it holds; return how long that took, in seconds."""
+        never = threading.Event()
+        started = self._clock.monotonic()
+        while not holds():
+            waited = self._clock.monotonic() - started
+            if self.process.poll() is not None and not holds():
+                raise AssertionError(f"the daemon ended with {self.process.returncode}, waiting for {what}")
+            if waited > timeout_s:
+                raise AssertionError(f"not within {timeout_s} s: {what}")
+            never.wait(POLL_S)
+        return self._clock.monotonic() - started
+
+    def status(self) -> dict[str, Any]:
+        """`/api/status`, empty while nobody answers."""
+        return self._get("/api/status")[1]
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        return self._get("/healthz")
+
+    def _get(self, path: str) -> tuple[int, dict[str, Any]]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=3) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, json.load(exc)
+        except OSError:
+            return 0, {}
+
+    def position(self, ticker: str) -> dict[str, Any] | None:
+        return next((p for p in self.status().get("positions", []) if p["ticker"] == ticker), None)
+
+    def is_covered(self, count: int) -> bool:
+        """Whether so many positions are open and all of them protected."""
+        status = self.status()
+        coverage = status.get("coverage", {})
+        return coverage.get("open") == count and coverage.get("protected") == count
+
+    def is_streaming(self, count: int) -> bool:
+        feed = self.status().get("feed", {})
+        return (
+            feed.get("state") == "live"
+            and feed.get("markets_required") == count
+            and feed.get("markets_confirmed") == count
+        )
