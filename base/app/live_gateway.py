@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from base.clock import Clock
+from base.errors import BotError
 from base.execution.gateway import FoundOrder, OrderSender
 from base.kalshi.order_connection import OrderConnection
 from base.kalshi.rate_limit import Lane
 from base.kalshi.rest_client import RestClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.order import OrderAck, OrderRequest
+
+logger = logging.getLogger(__name__)
 
 
 class _WarmConnection:
@@ -65,7 +69,12 @@ class LiveGateway:
         return sum((f.count * f.yes_price for f in fills), Decimal(0)) / count if count else None
 
     def data_as_of(self) -> float | None:
-        return self._rest.get_user_data_timestamp(lane=Lane.EXIT)
+        try:
+            return self._rest.get_user_data_timestamp(lane=Lane.EXIT)
+        except BotError as exc:
+            # Without its word on how fresh reads are, patience has to do; a look-up must not fail on it.
+            logger.debug("user_data_timestamp: %s", exc)
+            return None
 
     def refresh_markets(self, tickers: Sequence[str]) -> None:
         for snapshot in self._rest.get_markets(tickers, lane=Lane.EXIT):

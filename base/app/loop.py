@@ -36,7 +36,7 @@ from base.app.sandbox_process import EmbeddedSandbox
 from base.app.supervisor import Supervisor, Watched
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
-from base.errors import BotError, ConfigError
+from base.errors import ConfigError
 from base.execution.exits import ExitDesk
 from base.execution.gateway import Gateway, PriceView
 from base.execution.paper import PaperGateway
@@ -46,6 +46,7 @@ from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
 from base.model.position import Position
 from base.risk.limits import Limits
+from base.risk.price_needs import Refresh, Why
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
 from base.store.portfolio import Portfolio
 from base.strategy.guard import Guard
@@ -317,21 +318,18 @@ class Daemon:
         self._supervisor.start()
         self._load_what_is_held()
         self._start_threads()
+        self._exchange.seed_limits()
         self._strategy_loop()
         return self._supervisor.wait_for_exit_code()
 
     def _load_what_is_held(self) -> None:
         """The first look at the account and its prices, before the threads; failure is not the end."""
-        self._exchange.seed_limits()
         self._account.service.run_guarded()
         self._watch_what_the_strategy_wants()
-        required = sorted(self._cache.required)
-        if not required:
-            return
-        try:
-            self._read_prices(required)
-        except BotError as exc:
-            log_event(logger, logging.ERROR, "price_read_failed", tickers=len(required), why=exc)
+        required = tuple(sorted(self._cache.required))
+        if required:
+            self._reads.request(Refresh(required, Why.MISSING))
+            self._reads.service.run_guarded()
         self._directory.refresh()
 
     def _start_threads(self) -> None:

@@ -367,7 +367,8 @@ class ExitDesk:
             return False
         read_at = self._portfolio.last_read_at
         is_patient = self._clock.monotonic() - since < FRESH_READ_PATIENCE_S
-        if is_patient and (read_at is None or read_at < since):
+        is_read = read_at is not None and read_at >= since
+        if is_patient and (not is_read or self._portfolio.is_doubted(episode.ticker)):
             return True
         episode.read_awaited_since = None
         return False

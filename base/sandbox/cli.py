@@ -36,6 +36,7 @@ class Options:
     tape: Path | None
     tape_side: str
     speed: float
+    pause_max_s: float | None
     scenario: Path | None
     key_dir: Path
     exits_with_stdin: bool
@@ -73,6 +74,9 @@ def parse_options(argv: list[str] | None = None) -> Options:
     parser.add_argument("--tape", type=Path, help="play a recorded tape (.jsonl or .jsonl.gz)")
     parser.add_argument("--tape-side", choices=("yes", "no", "none"), default="yes", help="side to hold")
     parser.add_argument("--speed", type=float, default=1.0, help="tape seconds per second")
+    parser.add_argument(
+        "--pause-max", type=float, help="shorten the tape's pauses to this many tape seconds (at least 60)"
+    )
     parser.add_argument("--scenario", type=Path, help="TOML file; see base/sandbox/README.md")
     parser.add_argument("--key-dir", type=Path, default=state_dir / "sandbox", help="API key pair")
     parser.add_argument(
@@ -82,6 +86,8 @@ def parse_options(argv: list[str] | None = None) -> Options:
     problems = []
     if not 0 <= args.port <= 65_535:
         problems.append("--port must lie between 0 and 65535")
+    if args.pause_max is not None and not args.pause_max > 0:
+        problems.append("--pause-max must be seconds above 0")
     if not 0 < args.speed <= SPEED_MAX:
         problems.append(f"--speed must lie above 0 and at most at {SPEED_MAX:.0f}")
     if problems:
@@ -92,6 +98,7 @@ def parse_options(argv: list[str] | None = None) -> Options:
         tape=args.tape,
         tape_side=args.tape_side,
         speed=args.speed,
+        pause_max_s=args.pause_max,
         scenario=args.scenario,
         key_dir=args.key_dir,
         exits_with_stdin=args.exit_with_stdin,
@@ -109,7 +116,15 @@ def build_venue(options: Options) -> Venue:
         tape = open_tape(options.tape)
         side = None if options.tape_side == "none" else OutcomeSide(options.tape_side)
         start = venue.clock.now()
-        venue.add_player(TapePlayer(venue.exchange, tape, start=start, speed=options.speed, side=side))
+        player = TapePlayer(
+            venue.exchange,
+            tape,
+            start=start,
+            speed=options.speed,
+            side=side,
+            pause_max_s=options.pause_max_s,
+        )
+        venue.add_player(player)
     return venue
 
 

@@ -27,6 +27,7 @@ BBO_SIZE = Decimal(100)  # _bbo rows tell no sizes
 POSITION_COUNT = Decimal(10)
 POSITION_BID_RANGE = (Decimal("0.30"), Decimal("0.80"))
 FRAMES_PER_STEP_MAX = 5_000
+PAUSE_S_MIN = 60.0  # shorter silences are the market's own and are never shortened
 _FIFTEEN_MINUTES = re.compile(r"KX[A-Z]+15M-(\d{2}[A-Z]{3}\d{6})-", re.ASCII)
 Levels = dict[Decimal, Decimal]
 
@@ -96,6 +97,8 @@ class Tape:
     path: Path
     starts_at: float
     markets: Mapping[str, TapeMarket]
+    pauses: tuple[tuple[float, float], ...] = ()
+    """Stretches of tape time without any row, longer than PAUSE_S_MIN: the recorder was off."""
 
     def frames(self) -> Iterator[Frame]:
         return _frames(self.path)
@@ -105,8 +108,13 @@ def open_tape(path: Path) -> Tape:
     """Read a tape through once. Raises ConfigError when it is not one."""
     markets: dict[str, TapeMarket] = {}
     starts_at: float | None = None
+    last_at: float | None = None
+    pauses: list[tuple[float, float]] = []
     for frame in _frames(path):
         starts_at = frame.at if starts_at is None else starts_at
+        if last_at is not None and frame.at - last_at > PAUSE_S_MIN:
+            pauses.append((last_at, frame.at))
+        last_at = frame.at
         market = markets.setdefault(frame.ticker, TapeMarket(frame.ticker, frame.at))
         market.last_at = frame.at
         match frame:
@@ -123,7 +131,7 @@ def open_tape(path: Path) -> Tape:
         raise ConfigError([f"tape {path}: holds no ticker, order-book or _bbo row"])
     for market in markets.values():
         market.closes_at = close_from_ticker(market.ticker) or market.last_at
-    return Tape(path, starts_at, markets)
+    return Tape(path, starts_at, markets, tuple(pauses))
 
 
 def close_from_ticker(ticker: str) -> float | None:
@@ -267,17 +275,26 @@ class _Recorded:
 class TapePlayer:
     """Plays a tape into an exchange from `start` on; belongs to the exchange's thread.
 
-    What the account takes is gone until the market's next recorded frame.
+    What the account takes is gone until the market's next recorded frame. `pause_max_s` shortens the
+    tape's pauses to that many tape seconds; None plays them as long as they were.
     """
 
     def __init__(
-        self, exchange: Exchange, tape: Tape, *, start: float, speed: float = 1.0, side: OutcomeSide | None
+        self,
+        exchange: Exchange,
+        tape: Tape,
+        *,
+        start: float,
+        speed: float = 1.0,
+        side: OutcomeSide | None,
+        pause_max_s: float | None = None,
     ) -> None:
         self._exchange = exchange
         self._tape = tape
         self._start = start
         self._speed = speed
         self._side = side
+        self._pause_max_s = pause_max_s
         self._frames = tape.frames()
         self._next = next(self._frames, None)
         self._recorded: dict[str, _Recorded] = {}
@@ -288,7 +305,14 @@ class TapePlayer:
 
     def wall_time(self, at: float) -> float:
         """Tape time as wall time."""
-        return self._start + (at - self._tape.starts_at) / self._speed
+        return self._start + (at - self._tape.starts_at - self._left_out(at)) / self._speed
+
+    def _left_out(self, at: float) -> float:
+        """Tape seconds before `at` that are not played."""
+        if self._pause_max_s is None:
+            return 0.0
+        shortest = max(PAUSE_S_MIN, self._pause_max_s)
+        return sum(max(0.0, min(at, end) - begin - shortest) for begin, end in self._tape.pauses)
 
     def step(self, now: float) -> None:
         """Play what is due, at most a bounded number of frames so that the server stays responsive."""

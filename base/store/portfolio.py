@@ -73,6 +73,10 @@ class _OrderCount:
     """YES-leg dollars of the contracts whose money is booked."""
     fees: Decimal = ZERO
     """Fees booked."""
+    basis: Position | None = None
+    """What was held before the order; its late fills are judged by it when nothing is held any more."""
+    closed: Decimal = ZERO
+    """Contracts of `basis` that it has closed."""
 
     @property
     def applied(self) -> Decimal:
@@ -127,6 +131,11 @@ class Portfolio:
         """Monotonic time at which the newest complete read left, None before the first."""
         with self._lock:
             return self._last_read_at
+
+    def is_doubted(self, ticker: str) -> bool:
+        """Whether the newest complete read did not show this position; the next one decides."""
+        with self._lock:
+            return ticker in self._missing_once
 
     def ledger(self) -> Ledger:
         with self._lock:
@@ -331,13 +340,15 @@ class Portfolio:
         order.value += yes_value
         order.fees += fees
         self._fees += fees
-        if before is None:
+        basis = order.basis = order.basis if order.basis is not None else before
+        if basis is None:
             return
-        reduces = (book_side is BookSide.ASK) == (before.outcome_side is OutcomeSide.YES)
+        reduces = (book_side is BookSide.ASK) == (basis.outcome_side is OutcomeSide.YES)
         if reduces:
-            closed = min(count, before.count)
-            price = to_yes_leg(yes_value / count, before.outcome_side)
-            self._realized += closed * (price - before.entry_price)
+            closed = min(count, basis.count - order.closed)
+            order.closed += closed
+            price = to_yes_leg(yes_value / count, basis.outcome_side)
+            self._realized += closed * (price - basis.entry_price)
 
     def _roll_day_locked(self) -> None:
         today = datetime.fromtimestamp(self._clock.now(), UTC).date().isoformat()

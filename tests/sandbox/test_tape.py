@@ -61,14 +61,22 @@ class Show:
     """A player and its exchange."""
 
     def __init__(
-        self, folder: Path, rows: list[dict[str, object]], *, speed: float = 1.0, side: OutcomeSide | None
+        self,
+        folder: Path,
+        rows: list[dict[str, object]],
+        *,
+        speed: float = 1.0,
+        side: OutcomeSide | None,
+        pause_max_s: float | None = None,
     ) -> None:
         path = folder / "tape.jsonl.gz"
         with gzip.open(path, "wt") as lines:
             lines.writelines(json.dumps(row) + "\n" for row in rows)
         self.happened: list[Happening] = []
         self.exchange = Exchange(balance=Decimal(1000), rng=random.Random(1), sink=self.happened.append)
-        self.player = TapePlayer(self.exchange, open_tape(path), start=NOW, speed=speed, side=side)
+        self.player = TapePlayer(
+            self.exchange, open_tape(path), start=NOW, speed=speed, side=side, pause_max_s=pause_max_s
+        )
 
     def at(self, seconds: float) -> None:
         self.player.step(NOW + seconds)
@@ -138,6 +146,24 @@ def test_what_the_account_takes_is_gone_until_the_next_frame(tmp_path: Path) -> 
     assert [show.sell(T, "8"), show.sell(T, "8")] == [8, 2]
     show.at(5)
     assert show.sell(T, "8") == 8
+
+
+def test_a_pause_of_the_recorder_can_be_shortened(tmp_path: Path) -> None:
+    rows = [
+        bbo_row(1000.0, 30, 40),
+        bbo_row(1050.0, 31, 41),
+        bbo_row(9000.0, 32, 42),
+        bbo_row(9001.0, 33, 43),
+    ]
+    show = Show(tmp_path, rows, speed=10, side=None, pause_max_s=100)
+    ticker = "KXHIGHNY-25DEC19-T61"
+    show.at(5.0)  # a silence shorter than a minute is played as long as it was
+    assert show.exchange.market(ticker).top().yes_bid == Decimal("0.31")
+    show.at(14.9)
+    assert show.exchange.market(ticker).top().yes_bid == Decimal("0.31")
+    show.at(15.0)
+    assert show.exchange.market(ticker).top().yes_bid == Decimal("0.32")
+    assert show.player.wall_time(9001.0) == pytest.approx(NOW + 15.1)
 
 
 def test_an_order_book_tape_plays_the_whole_book(tmp_path: Path) -> None:

@@ -1,0 +1,621 @@
+"""Exit episodes against a scripted exchange whose ledger is the judge. No thread, no waiting."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base.execution.exits import ExitDesk, ExitOrder
+from base.model.events import OrderUpdate
+from base.model.market import BookSide, MarketStatus
+from base.model.order import OrderRequest, OrderStatus
+from base.model.rules import ExitReason
+from base.store.portfolio import Portfolio
+from tests.fakes.clock import FakeClock
+from tests.fakes.gateway import (
+    Crash,
+    FakeExchange,
+    FakeSender,
+    Fill,
+    Lost,
+    NotSent,
+    RateLimited,
+    Reject,
+    Step,
+)
+
+T = "KXHIGHNY-26NOV22-T60"
+OTHER = "KXBTCD-26NOV22-T95000"
+PAUSED = Reject(409, "trading_is_paused")
+
+
+class Rig:
+    """A desk without threads, its exchange, and a driver that lets time pass."""
+
+    def __init__(self, *, caps: bool = False) -> None:
+        self.clock = FakeClock()
+        self.exchange = FakeExchange(self.clock, caps=caps)
+        self.portfolio = Portfolio(self.clock)
+        self.reads_wanted = 0
+        self.is_reading = True
+        ids = iter(range(1, 10_000))
+        self.desk = ExitDesk(
+            self.exchange,
+            self.portfolio,
+            self.exchange.prices.get,
+            self._want_read,
+            self.clock,
+            workers=1,
+            new_id=lambda: f"e{next(ids)}",
+        )
+        self.sender = FakeSender(self.exchange)
+        self._wanted = False
+        self._last_read = self.clock.monotonic()
+
+    def _want_read(self) -> None:
+        self.reads_wanted += 1
+        self._wanted = True
+
+    def hold(self, ticker: str, signed: str, bid: str = "0.40") -> None:
+        self.exchange.holds(ticker, signed)
+        self.exchange.prices.set(ticker, bid)
+        self.read()
+
+    def read(self) -> None:
+        self.portfolio.apply_read(self.exchange.positions(), self.clock.monotonic())
+
+    def trigger(self, ticker: str = T, floor: str = "0.01") -> bool:
+        return self.desk.trigger(
+            ExitOrder(ticker, ExitReason.STOP_LOSS, Decimal("0.40"), Decimal("0.42"), Decimal(floor))
+        )
+
+    def drive(self, seconds: float, *, steps_max: int = 5_000) -> None:
+        """Let the worker and the reconciliation work for this long."""
+        until = self.clock.monotonic() + seconds
+        for _ in range(steps_max):
+            if self.desk.run_once(self.sender):
+                continue
+            now = self.clock.monotonic()
+            if now >= until:
+                return
+            if self.is_reading and self._wanted and now - self._last_read >= 1.0:
+                self._wanted, self._last_read = False, now
+                self.read()
+            self.clock.advance(0.05)
+        raise AssertionError("the desk never came to rest: an exit that spins")
+
+    @property
+    def orders(self) -> list[OrderRequest]:
+        return self.exchange.requests
+
+    def view(self):  # type: ignore[no-untyped-def]
+        return self.desk.views()[-1]
+
+
+def assert_one_id_at_a_time(rig: Rig) -> None:
+    """An id is never come back to once another has been used: outcomes are settled one by one."""
+    ids = [r.client_order_id for r in rig.orders]
+    firsts = list(dict.fromkeys(ids))
+    assert [i for n, i in enumerate(ids) if n == 0 or ids[n - 1] != i] == firsts
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    script: tuple[Step, ...]
+    orders: int
+    """Requests that leave."""
+    ids: int
+    """Different client order ids among them."""
+
+
+CASES = [
+    Case("one order fills all", (Fill(),), 1, 1),
+    Case("three of ten, then the rest", (Fill("3"),), 2, 2),
+    Case("nothing, then three, then the rest", (Fill("0"), Fill("3")), 3, 3),
+    Case("answer lost, it had filled", (Lost(),), 1, 1),
+    Case("answer lost, it had filled a part", (Lost("4"),), 2, 2),
+    Case("answer lost, shown only by the fourth read", (Lost(shown_after_reads=3),), 1, 1),
+    Case("answer lost, it had filled nothing", (Lost("0"),), 2, 2),
+    Case("request lost: the same id again", (Lost(acted=False),), 2, 1),
+    Case("request lost twice", (Lost(acted=False), Lost(acted=False)), 3, 1),
+    Case("request lost, the resend fills and is lost too", (Lost(acted=False), Lost()), 2, 1),
+    Case("request lost, the resend does not leave", (Lost(acted=False), NotSent()), 3, 1),
+    Case("request lost, the resend is limited", (Lost(acted=False), RateLimited()), 3, 1),
+    Case("request lost, the resend meets a pause", (Lost(acted=False), PAUSED), 3, 1),
+    Case("request lost, the resend is refused", (Lost(acted=False), Reject(400, "invalid_order")), 3, 1),
+    Case("the program breaks on the answer", (Crash(),), 1, 1),
+    Case("rate limited", (RateLimited(), RateLimited()), 3, 3),
+    Case("not sent", (NotSent(),), 2, 2),
+    Case("paused", (PAUSED,), 2, 2),
+    Case("exchange paused", (Reject(409, "exchange_is_paused"),), 2, 2),
+    Case("off the grid", (Reject(400, "invalid_price"),), 2, 2),
+    Case("no funds on the shard", (Reject(400, "insufficient_balance"),), 2, 2),
+    Case("key refused", (Reject(401, ""),), 2, 2),
+    Case("endpoint gone", (Reject(410, "deprecated_v1_order_endpoint"),), 2, 2),
+    Case("a refusal nobody has seen", (Reject(418, "teapot"),), 2, 2),
+]
+
+
+@pytest.mark.parametrize("signed", ["10", "-10"], ids=["yes", "no"])
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_sells_what_is_held_and_nothing_more(case: Case, signed: str) -> None:
+    rig = Rig()
+    rig.hold(T, signed)
+    rig.exchange.script[T].extend(case.script)
+    assert rig.trigger()
+    rig.drive(90)
+
+    assert rig.exchange.held[T] == 0
+    assert rig.portfolio.get(T) is None
+    assert not rig.desk.is_active(T)
+    assert len(rig.orders) == case.orders
+    assert len({r.client_order_id for r in rig.orders}) == case.ids
+    assert_one_id_at_a_time(rig)
+    assert rig.view().state == "closed"
+    assert rig.view().filled == Decimal(10)
+    for request in rig.orders:
+        assert request.reduce_only
+        assert request.time_in_force.value == "immediate_or_cancel"
+        assert request.book_side is (BookSide.ASK if signed == "10" else BookSide.BID)
+
+
+def test_an_order_that_exists_is_looked_up_and_not_replaced() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].extend([Lost(shown_after_reads=6)])
+    rig.trigger()
+    rig.drive(30)
+    # The resend after two blind reads answers 409: evidence, after which only reads follow.
+    assert [r.client_order_id for r in rig.orders] == ["e1-1", "e1-1"]
+    assert rig.exchange.held[T] == 0
+    assert rig.view().filled == Decimal(10)
+
+
+def test_without_word_of_completeness_absence_takes_four_seconds() -> None:
+    rig = Rig()
+    rig.exchange.as_of_lag_s = None
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Lost(acted=False))
+    rig.trigger()
+    rig.drive(20)
+    assert rig.exchange.held[T] == 0
+    assert rig.exchange.sent_at[1] - rig.exchange.sent_at[0] >= 4.0
+
+
+def test_lookups_that_fail_do_not_latch_the_exit_off() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Lost(acted=False))
+    rig.exchange.reads_fail = True
+    rig.trigger()
+    rig.drive(30)
+    assert rig.exchange.held[T] == 0
+    assert {r.client_order_id for r in rig.orders} == {"e1-1"}
+
+
+def test_an_order_never_found_is_given_up_after_a_minute_and_sized_from_a_new_read() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    # It acted in part, is never shown, and answers 409 to its resend.
+    rig.exchange.script[T].append(Lost("4", shown_after_reads=10_000))
+    rig.trigger()
+    rig.drive(120)
+    assert rig.exchange.held[T] == 0
+    new = [r for r in rig.orders if r.client_order_id != "e1-1"]
+    assert [r.count for r in new] == [Decimal(6)]
+
+
+def test_an_order_never_found_that_sold_everything_is_not_followed_by_another() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Lost(shown_after_reads=10_000))
+    rig.trigger()
+    rig.drive(150)
+    assert rig.exchange.held[T] == 0
+    assert {r.client_order_id for r in rig.orders} == {"e1-1"}
+    assert not rig.desk.is_active(T)
+
+
+def test_a_read_while_the_answer_is_awaited_does_not_count_the_fill_twice() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Lost("6", shown_after_reads=1))
+    rig.trigger()
+    assert rig.desk.run_once(rig.sender)
+    rig.clock.advance(5)
+    rig.read()  # shows 4; the look-up will say that 6 were filled
+    rig.drive(30)
+    assert rig.exchange.held[T] == 0
+    assert [r.count for r in rig.orders] == [Decimal(10), Decimal(4)]
+
+
+def test_one_episode_a_market() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    assert rig.trigger()
+    assert not rig.trigger()
+    rig.drive(5)
+    assert len(rig.orders) == 1
+    assert not rig.trigger(), "nothing is held any more"
+
+
+def test_a_blocked_market_does_not_delay_another() -> None:
+    rig = Rig()
+    rig.hold(T, "1000")  # more at risk: it is served first
+    rig.hold(OTHER, "10")
+    rig.exchange.script[T].extend([PAUSED] * 1_000)
+    rig.exchange.on_refresh[T] = MarketStatus.INACTIVE
+    rig.trigger(T)
+    rig.trigger(OTHER)
+    started = rig.clock.monotonic()
+    rig.drive(1)
+    assert rig.exchange.held[OTHER] == 0
+    at = rig.exchange.sent_at[[r.ticker for r in rig.orders].index(OTHER)]
+    assert at - started <= 0.1
+    assert rig.exchange.held[T] == 1000
+
+
+@pytest.mark.parametrize("is_whole_exchange", [False, True], ids=["market paused", "exchange paused"])
+def test_a_pause_is_probed_slowly_and_left_within_five_seconds(is_whole_exchange: bool) -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.trigger()
+    rig.exchange.script[T].append(PAUSED)
+    if is_whole_exchange:
+        rig.exchange.is_active = False
+    else:
+        rig.exchange.on_refresh[T] = MarketStatus.INACTIVE
+    probed: list[float] = []
+    for _ in range(300):  # 30 s, with every look at the market poking the episode as the checker does
+        before = len(rig.exchange.refreshes)
+        rig.desk.poke(T)
+        rig.desk.run_once(rig.sender)
+        probed.extend([rig.clock.monotonic()] * (len(rig.exchange.refreshes) - before))
+        rig.clock.advance(0.1)
+    assert len(rig.orders) == 1
+    assert 10 <= len(probed) <= 17
+    assert all(b - a >= 1.99 for a, b in zip(probed, probed[1:], strict=False))
+
+    rig.exchange.is_active = True
+    rig.exchange.on_refresh[T] = MarketStatus.ACTIVE
+    reopened = rig.clock.monotonic()
+    rig.drive(5)
+    assert rig.exchange.held[T] == 0
+    assert rig.exchange.sent_at[-1] - reopened <= 5.0
+
+
+def test_a_pause_that_status_reads_do_not_show_is_asked_at_most_once_in_two_seconds() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].extend([PAUSED] * 10)
+    rig.trigger()
+    for _ in range(600):
+        rig.desk.poke(T)
+        rig.desk.run_once(rig.sender)
+        rig.clock.advance(0.1)
+    gaps = [b - a for a, b in zip(rig.exchange.sent_at, rig.exchange.sent_at[1:], strict=False)]
+    assert all(gap >= 1.99 for gap in gaps)
+    assert all(gap <= 5.0 for gap in gaps)
+    assert rig.exchange.held[T] == 0
+
+
+def test_probes_that_fail_do_not_latch_the_exit_off() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.exchange.reads_fail = True
+    rig.trigger()
+    rig.drive(15)
+    assert rig.exchange.held[T] == 0
+
+
+def test_a_paused_market_gets_no_order_at_all() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.prices.set_status(T, MarketStatus.INACTIVE)
+    rig.exchange.on_refresh[T] = MarketStatus.INACTIVE
+    rig.trigger()
+    rig.drive(20)
+    assert rig.orders == []
+    assert rig.view().state == "blocked"
+    assert rig.view().why == "paused"
+
+
+def test_the_stream_resolves_an_unknown_outcome() -> None:
+    rig = Rig()
+    rig.hold(T, "-10")
+    rig.exchange.script[T].append(Lost(shown_after_reads=10_000))
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    assert rig.view().state == "unknown"
+    rig.desk.order_update(order_update("e1-1", filled="10", cost="6.10"))
+    assert rig.desk.run_once(rig.sender), "the update makes the episode due at once"
+    assert rig.view().state == "closed"
+    assert rig.view().average_price == Decimal("0.39")  # NO, left by buying YES at 0.61
+    assert len(rig.orders) == 1
+
+
+def test_the_stream_says_how_many_and_a_read_at_what_price() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Lost())
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.desk.order_update(order_update("e1-1", filled="10", cost="0", side=BookSide.ASK))
+    rig.desk.run_once(rig.sender)
+    assert rig.view().state == "closed"
+    # Sold at 0.38 (the rung below the bid) what had cost 0.50: the loss is booked at its real price.
+    assert rig.portfolio.ledger().realized == Decimal("-1.20")
+
+
+def test_an_update_of_a_resting_order_resolves_nothing() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Lost(shown_after_reads=10_000))
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.desk.order_update(replace(order_update("e1-1", filled="0", cost="0"), status=OrderStatus.RESTING))
+    rig.desk.run_once(rig.sender)
+    assert rig.view().state == "unknown"
+
+
+def order_update(
+    client_order_id: str, *, filled: str, cost: str, side: BookSide = BookSide.BID
+) -> OrderUpdate:
+    return OrderUpdate(
+        order_id=f"order-{client_order_id}",
+        client_order_id=client_order_id,
+        ticker=T,
+        book_side=side,
+        status=OrderStatus.EXECUTED,
+        fill_count=Decimal(filled),
+        remaining_count=Decimal(0),
+        initial_count=Decimal(10),
+        fees=Decimal("0.10"),
+        fill_cost=Decimal(cost),
+    )
+
+
+def test_zero_fills_go_down_the_ladder_and_slow_down() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].extend([Fill("0")] * 1_000)
+    rig.trigger()
+    rig.drive(60)
+    prices = [r.price for r in rig.orders]
+    assert prices[:6] == [Decimal(p) for p in ("0.38", "0.36", "0.32", "0.24", "0.01", "0.01")]
+    assert len(rig.orders) <= 20, "an order that nobody takes is not repeated fast"
+    assert rig.view().state == "blocked"
+    assert rig.view().why == "no_fill"
+    assert rig.reads_wanted >= 1, "perhaps nothing is held any more: a complete read is asked for"
+
+
+def test_a_position_closed_by_hand_ends_the_episode() -> None:
+    rig = Rig(caps=True)
+    rig.hold(T, "10")
+    rig.exchange.holds(T, "0")
+    rig.trigger()
+    rig.drive(30)
+    assert not rig.desk.is_active(T)
+    assert rig.view().state == "closed"
+    assert rig.exchange.held[T] == 0
+
+
+def test_a_position_that_flipped_is_not_sold_on_the_old_side() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(NotSent())
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.clock.advance(10)
+    rig.exchange.holds(T, "-4")
+    rig.read()
+    rig.drive(10)
+    assert len(rig.orders) == 1
+    assert rig.exchange.held[T] == -4
+    assert not rig.desk.is_active(T)
+
+
+def test_a_market_that_closed_ends_the_episode_with_its_reason() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Reject(409, "market_inactive"))
+    rig.exchange.on_refresh[T] = MarketStatus.CLOSED
+    rig.trigger()
+    rig.drive(20)
+    assert rig.view().state == "closed"
+    assert rig.view().why == "market_closed"
+    assert len(rig.orders) == 1
+
+
+def test_nobody_bids_waits_and_a_poke_resumes_at_once() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.prices.set(T, "0.00", "0.02", size="0")
+    rig.trigger()
+    rig.drive(5)
+    assert rig.orders == []
+    assert rig.view().why == "no_bid"
+    rig.exchange.prices.set(T, "0.30")
+    rig.desk.poke(T)
+    assert rig.desk.run_once(rig.sender)
+    assert rig.exchange.held[T] == 0
+
+
+def test_a_bid_below_the_floor_is_not_sold_to() -> None:
+    rig = Rig()
+    rig.hold(T, "10", bid="0.04")
+    rig.trigger(floor="0.05")
+    rig.drive(10)
+    assert rig.orders == []
+    assert rig.view().why == "below_floor"
+
+
+def test_an_old_unvouched_price_is_read_again_before_an_order_is_priced_on_it() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    view = rig.exchange.prices.views[T]
+    rig.exchange.prices.views[T] = replace(view, is_vouched=False, age_s=6.0)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    assert rig.exchange.refreshes == [(T,)]
+    assert rig.exchange.held[T] == 0, "prices that cannot be read anew are better than no exit"
+
+
+def test_the_largest_loss_goes_first() -> None:
+    rig = Rig()
+    rig.hold(T, "5")
+    rig.hold(OTHER, "500")
+    rig.trigger(T)
+    rig.trigger(OTHER)
+    rig.desk.run_once(rig.sender)
+    assert rig.orders[0].ticker == OTHER
+
+
+def test_an_idle_worker_keeps_its_connection_ready() -> None:
+    rig = Rig()
+    assert not rig.desk.run_once(rig.sender)
+    assert rig.exchange.prepared == 1
+
+
+# --- with threads -----------------------------------------------------------------------------------
+
+
+class HeldSender(FakeSender):
+    """Sends when the test lets it."""
+
+    def __init__(self, exchange: FakeExchange) -> None:
+        super().__init__(exchange)
+        self.is_sending = threading.Event()
+        self.may_answer = threading.Event()
+
+    def create_order(self, request: OrderRequest):  # type: ignore[no-untyped-def]
+        self.is_sending.set()
+        assert self.may_answer.wait(5)
+        return super().create_order(request)
+
+
+class HeldExchange(FakeExchange):
+    """Opens one `HeldSender`; opening fails as often as it is told to."""
+
+    def __init__(self, clock: FakeClock, failures: int = 0) -> None:
+        super().__init__(clock)
+        self.sender = HeldSender(self)
+        self.failures = failures
+
+    def open_sender(self) -> FakeSender:
+        if self.failures:
+            self.failures -= 1
+            raise OSError("no file descriptor left")
+        return self.sender
+
+
+class RealWaitClock(FakeClock):
+    """Waits for events in real time, so that threads meet; its own time moves only when told."""
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        self.advance(0.001)
+        return event.wait(min(timeout_s, 0.01))
+
+
+def threaded(failures: int = 0) -> tuple[ExitDesk, HeldExchange]:
+    clock = RealWaitClock()
+    exchange = HeldExchange(clock, failures)
+    exchange.holds(T, "10")
+    exchange.prices.set(T, "0.40")
+    portfolio = Portfolio(clock)
+    portfolio.apply_read(exchange.positions(), clock.monotonic())
+    desk = ExitDesk(exchange, portfolio, exchange.prices.get, lambda: None, clock, workers=1)
+    return desk, exchange
+
+
+def trigger(desk: ExitDesk) -> bool:
+    return desk.trigger(ExitOrder(T, ExitReason.STOP_LOSS, Decimal("0.40"), None, Decimal("0.01")))
+
+
+def test_stop_finishes_what_is_in_flight_and_takes_nothing_new() -> None:
+    desk, exchange = threaded()
+    desk.start()
+    assert trigger(desk)
+    assert exchange.sender.is_sending.wait(5)
+    assert desk.views()[-1].state == "sending"
+    finished: list[bool] = []
+    stopping = threading.Thread(target=lambda: finished.append(desk.stop(5.0)))
+    stopping.start()
+    exchange.sender.may_answer.set()
+    stopping.join(5)
+    assert finished == [True]
+    assert exchange.held[T] == 0
+    assert exchange.sender.is_closed
+    assert not trigger(desk)
+
+
+def test_a_worker_survives_a_connection_that_cannot_be_opened() -> None:
+    desk, exchange = threaded(failures=2)
+    exchange.sender.may_answer.set()
+    desk.start()
+    assert trigger(desk)
+    assert exchange.sender.is_sending.wait(5)
+    assert desk.stop(5.0)
+    assert exchange.held[T] == 0
+
+
+def test_a_desk_says_whether_its_workers_live() -> None:
+    desk, _ = threaded()
+    assert not desk.is_alive
+    desk.start()
+    assert desk.is_alive
+    desk.stop(1.0)
+    assert not desk.is_alive
+
+
+# --- any script ---------------------------------------------------------------------------------------
+
+COUNTS = st.sampled_from(["0", "0.5", "1", "3", "7", None])
+STEPS = st.one_of(
+    st.builds(Fill, COUNTS),
+    st.builds(Lost, COUNTS, st.booleans(), st.integers(0, 8)),
+    st.builds(
+        Reject,
+        st.sampled_from([400, 401, 404, 409, 410]),
+        st.sampled_from(
+            ["trading_is_paused", "order_already_exists", "invalid_price", "insufficient_balance", "x", ""]
+        ),
+    ),
+    st.just(RateLimited()),
+    st.just(NotSent()),
+    st.just(Crash()),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    scripts=st.tuples(st.lists(STEPS, max_size=8), st.lists(STEPS, max_size=8)),
+    signed=st.tuples(st.sampled_from(["10", "-10", "2.55"]), st.sampled_from(["4", "-7.5"])),
+    knows_as_of=st.booleans(),
+)
+def test_whatever_the_exchange_answers_the_ledger_ends_flat_and_never_flips(
+    scripts: tuple[list[Step], list[Step]], signed: tuple[str, str], knows_as_of: bool
+) -> None:
+    rig = Rig()
+    rig.exchange.as_of_lag_s = 0.0 if knows_as_of else None
+    for ticker, script, count in zip((T, OTHER), scripts, signed, strict=True):
+        rig.hold(ticker, count)
+        rig.exchange.script[ticker].extend(script)
+        rig.trigger(ticker)
+    for _ in range(400):
+        rig.drive(1)
+        for ticker, count in zip((T, OTHER), signed, strict=True):
+            assert 0 <= rig.exchange.held[ticker] / Decimal(count) <= 1, "sold more than was held"
+        if not rig.desk.is_active(T) and not rig.desk.is_active(OTHER):
+            break
+    for ticker in (T, OTHER):
+        assert rig.exchange.held[ticker] == 0
+        assert rig.portfolio.get(ticker) is None
+    assert len(rig.orders) <= 60
