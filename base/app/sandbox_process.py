@@ -41,7 +41,8 @@ class EmbeddedSandbox:
         self._extra = extra_arguments
         self._process: subprocess.Popen[str] | None = None
         self._ready = threading.Event()
-        self._lines: list[str] = []  # written by the reader thread until `_ready` is set
+        self._lines: list[str] = []  # written by the reader threads until it serves
+        self._is_serving = False
 
     def start(self) -> SandboxAddress:
         """Start it and wait until it serves. Raises ConfigError with its last words when it does not."""
@@ -55,12 +56,18 @@ class EmbeddedSandbox:
             cwd=PROJECT_DIR,
             start_new_session=True,  # Ctrl-C is for the daemon, which still has exits to finish on it
         )
-        for stream in ("stdout", "stderr"):
-            threading.Thread(target=self._read, args=(stream,), name=f"sandbox-{stream}", daemon=True).start()
+        readers = [
+            threading.Thread(target=self._read, args=(stream,), name=f"sandbox-{stream}", daemon=True)
+            for stream in ("stdout", "stderr")
+        ]
+        for reader in readers:
+            reader.start()
         self._clock.wait(self._ready, START_TIMEOUT_S)
         found = dict(line.split(" ", 1) for line in self._lines if " " in line)
-        if not self._ready.is_set() or not {"REST", "WS", "KEY_ID", "KEY_FILE"} <= found.keys():
+        if not self._is_serving or not {"REST", "WS", "KEY_ID", "KEY_FILE"} <= found.keys():
             self.stop()
+            for reader in readers:
+                reader.join(1.0)  # its last words may still be in the pipe
             words = " | ".join(self._lines[-5:]) or "it said nothing"
             raise ConfigError(
                 [
@@ -79,14 +86,16 @@ class EmbeddedSandbox:
         pipe = getattr(process, stream) if process is not None else None
         if pipe is None:
             return
-        for raw in pipe:
-            line = raw.rstrip()
-            if stream == "stderr":
-                logger.debug("sandbox: %s", line)
-            if not self._ready.is_set():
-                self._lines.append(line)
-            if stream == "stdout" and line == "ready":
-                self._ready.set()
+        with pipe:
+            for raw in pipe:
+                line = raw.rstrip()
+                if stream == "stderr":
+                    logger.debug("sandbox: %s", line)
+                if not self._is_serving:
+                    self._lines.append(line)
+                if stream == "stdout" and line == "ready":
+                    self._is_serving = True
+                    self._ready.set()
         if stream == "stdout":
             self._ready.set()  # it ended: whoever waits for it must not wait for the time-out
 

@@ -61,6 +61,11 @@ class PeriodicService:
         self._wake.set()
 
     @property
+    def is_wanted(self) -> bool:
+        """Whether a pass has been asked for that has not begun."""
+        return self._wake.is_set()
+
+    @property
     def is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 

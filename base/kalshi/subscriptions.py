@@ -431,10 +431,7 @@ class SubscriptionTracker:
         due = sorted(
             t
             for t, w in state.wanted.items()
-            if not w.is_complete
-            and w.requested_at is None
-            and w.retry_at <= now
-            and t in self._required[channel]
+            if not w.is_complete and w.requested_at is None and w.retry_at <= now
         )
         if not due:
             return None

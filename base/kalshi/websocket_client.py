@@ -16,13 +16,14 @@ from __future__ import annotations
 import logging
 import random
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import websocket
 
@@ -71,6 +72,8 @@ FRAME_BYTES_MAX = 16 * 1024 * 1024
 so is a message that grows beyond it in fragments."""
 MAINTENANCE_S = 0.1
 """How often, at most, subscriptions are looked at while frames pour in."""
+UNKNOWN_TYPES_MAX = 50
+"""So many message types that we do not know are counted by name, all others together."""
 DISTRUST_AFTER = 5
 """A book whose top disagrees with this many tickers in a row is not believed any more."""
 
@@ -340,26 +343,16 @@ class WebsocketClient:
 
     def _connect(self) -> None:
         url = urlsplit(self._settings.url)
-        is_tls = url.scheme == "wss"
-        host = url.hostname or ""
-        sock = socket.create_connection((host, url.port or (443 if is_tls else 80)), CONNECT_TIMEOUT_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = _open_socket(url, self._settings.ca_file)
         with self._lock:
             self._sock = sock
             self._connection += 1
-            # The handshake is under the same watchdog as everything after it.
+            # The handshakes are under the same watchdog as everything after them.
             self._alive_at = self._clock.monotonic()
-        if is_tls:
-            # Wrapping takes the descriptor out of the plain socket: the new one has to be known before
-            # the handshake, or nobody could end a handshake that is never answered.
-            tls = tls_context(self._settings.ca_file).wrap_socket(
-                sock, server_hostname=host, do_handshake_on_connect=False
-            )
-            with self._lock:
-                self._sock = sock = tls
-            self._require_running()
-            tls.do_handshake()
-        self._require_running()
+        if self._stop.is_set():  # asked after `cut` can see the socket: a stop cannot fall in between
+            raise OSError("stopping")
+        if isinstance(sock, ssl.SSLSocket):
+            sock.do_handshake()
         # The JSON decoder rejects bad UTF-8; the library's own check is pure Python and costs 90 %.
         ws = websocket.WebSocket(skip_utf8_validation=True)
         ws.connect(  # type: ignore[no-untyped-call]
@@ -395,11 +388,6 @@ class WebsocketClient:
         log_event(logger, logging.INFO, "feed_live", url=self._settings.url, connection=self._connection)
         self._listener.feed_changed(FeedState.LIVE)
 
-    def _require_running(self) -> None:
-        # Asked after each socket is known to `cut`, so that a stop cannot fall between the two.
-        if self._stop.is_set():
-            raise OSError("stopping")
-
     def _disconnect(self) -> float:
         """Close everything; return for how many seconds this connection was heard."""
         ws, self._ws = self._ws, None
@@ -433,6 +421,8 @@ class WebsocketClient:
             except websocket.WebSocketTimeoutException:
                 opcode, frame = -1, None
             now = self._clock.monotonic()
+            if opcode == websocket.ABNF.OPCODE_CLOSE:  # a goodbye makes nothing live
+                raise OSError(f"the exchange closed the connection: {_close_code(frame.data)}")
             if frame is not None:
                 with self._lock:
                     self._last_frame_at = self._alive_at = now
@@ -442,8 +432,6 @@ class WebsocketClient:
                     self._note_first_frame()
                 if opcode == websocket.ABNF.OPCODE_TEXT:
                     self._take_in(frame.data, now)
-                elif opcode == websocket.ABNF.OPCODE_CLOSE:
-                    raise OSError(f"the exchange closed the connection: {_close_code(frame.data)}")
             if now - self._last_maintenance >= MAINTENANCE_S:
                 self._maintain(now)
 
@@ -521,8 +509,10 @@ class WebsocketClient:
             if event.kind is not LifecycleKind.CREATED:
                 self._listener.lifecycle(event)
         elif isinstance(event, Ignored):
+            name = event.type[:64]
             with self._lock:
-                self._unknown[event.type[:64]] += 1
+                is_known = name in self._unknown or len(self._unknown) < UNKNOWN_TYPES_MAX
+                self._unknown[name if is_known else "other"] += 1
             self._check_sequence(event.sid, event.seq)
         else:
             self._take_reply(event, now)
@@ -561,7 +551,17 @@ class WebsocketClient:
         for ticker in lost:
             self._books[ticker].is_usable = False
         self._tracker.request_snapshots(lost)
-        log_event(logger, logging.WARNING, "sequence_gap", sid=sid, seq=seq, books=len(lost))
+        held_back = self._warnings.allow("sequence_gap", self._clock.monotonic())
+        if held_back is not None:
+            log_event(
+                logger,
+                logging.WARNING,
+                "sequence_gap",
+                sid=sid,
+                seq=seq,
+                books=len(lost),
+                also_since_last=held_back,
+            )
 
     def _take_ticker(self, tick: Ticker, now: float) -> None:
         was_confirmed = self._tracker.is_confirmed(tick.ticker)
@@ -675,6 +675,22 @@ class WebsocketClient:
                 connection=self._connection,
             )
         )
+
+
+def _open_socket(url: SplitResult, ca_file: str) -> socket.socket:
+    """A TCP connection, wrapped where the address asks for TLS; that handshake is left to the caller, who
+    can first see to it that somebody is able to end it."""
+    context = tls_context(ca_file) if url.scheme == "wss" else None
+    host = url.hostname or ""
+    sock = socket.create_connection((host, url.port or (443 if context else 80)), CONNECT_TIMEOUT_S)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is None:
+            return sock
+        return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    except (OSError, ValueError):
+        sock.close()
+        raise
 
 
 def _bound_frames(ws: Any) -> None:

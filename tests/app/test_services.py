@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 from base.app.services import PeriodicService
@@ -70,5 +71,5 @@ def test_wake_ups_within_the_spacing_become_one_pass() -> None:
     service = PeriodicService("s", 30.0, run, clock, spacing_s=2.0)
     service.start()
     assert service.join(5)
-    assert [b - a for a, b in zip(passes, passes[1:], strict=False)] == [2.0, 2.0]
+    assert [b - a for a, b in itertools.pairwise(passes)] == [2.0, 2.0]
     assert waits[0] == 2.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -14,6 +15,7 @@ from base.execution.exits import ExitDesk, ExitOrder
 from base.model.events import OrderUpdate
 from base.model.market import BookSide, MarketStatus
 from base.model.order import OrderRequest, OrderStatus
+from base.model.position import Fill as AccountFill
 from base.model.rules import ExitReason
 from base.store.portfolio import Portfolio
 from tests.fakes.clock import FakeClock
@@ -235,6 +237,24 @@ def test_a_read_while_the_answer_is_awaited_does_not_count_the_fill_twice() -> N
     assert [r.count for r in rig.orders] == [Decimal(10), Decimal(4)]
 
 
+def test_a_resend_never_asks_for_more_than_is_held_now() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(Lost(acted=False))
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    # Sold by hand meanwhile, as the stream tells.
+    rig.exchange.holds(T, "7")
+    rig.portfolio.apply_fill(
+        AccountFill(
+            "t1", "by-hand", T, BookSide.ASK, Decimal(3), Decimal("0.4"), Decimal(0), 1, "", Decimal(7)
+        )
+    )
+    rig.drive(30)
+    assert [r.count for r in rig.orders] == [Decimal(10), Decimal(7)]
+    assert rig.exchange.held[T] == 0
+
+
 def test_one_episode_a_market() -> None:
     rig = Rig()
     rig.hold(T, "10")
@@ -280,7 +300,7 @@ def test_a_pause_is_probed_slowly_and_left_within_five_seconds(is_whole_exchange
         rig.clock.advance(0.1)
     assert len(rig.orders) == 1
     assert 10 <= len(probed) <= 17
-    assert all(b - a >= 1.99 for a, b in zip(probed, probed[1:], strict=False))
+    assert all(b - a >= 1.99 for a, b in itertools.pairwise(probed))
 
     rig.exchange.is_active = True
     rig.exchange.on_refresh[T] = MarketStatus.ACTIVE
@@ -299,7 +319,7 @@ def test_a_pause_that_status_reads_do_not_show_is_asked_at_most_once_in_two_seco
         rig.desk.poke(T)
         rig.desk.run_once(rig.sender)
         rig.clock.advance(0.1)
-    gaps = [b - a for a, b in zip(rig.exchange.sent_at, rig.exchange.sent_at[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(rig.exchange.sent_at)]
     assert all(gap >= 1.99 for gap in gaps)
     assert all(gap <= 5.0 for gap in gaps)
     assert rig.exchange.held[T] == 0

@@ -59,18 +59,21 @@ class Peer:
         self._commands: list[dict[str, Any]] = []
         self._pongs: list[bytes] = []
         self.is_open = False
+        self._is_reset = False
 
     # --- the upgrade --------------------------------------------------------------------------------
 
     def read_upgrade(self) -> None:
-        """Read the request line and the headers."""
+        """Read the request line and the headers. Raises ConnectionError when the client leaves."""
         first = self._reader.readline().decode("ascii").split()
         headers: dict[str, str] = {}
         while line := self._reader.readline().decode("ascii").strip():
             name, _, value = line.partition(":")
             headers[name.strip().lower()] = value.strip()
+        if "sec-websocket-key" not in headers:
+            raise ConnectionError("the client left before its request was complete")
         with self._lock:
-            self.path = first[1] if len(first) > 1 else ""
+            self.path = first[1]
             self.headers = headers
 
     def upgrade_answer(self) -> bytes:
@@ -116,8 +119,10 @@ class Peer:
     def reset(self) -> None:
         """End the connection with a TCP reset, without a close frame."""
         self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._reader.close()
-        self._connection.close()
+        with self._lock:
+            self._is_reset = True
+        # Sends nothing, but wakes the script, whose end closes the socket.
+        self._connection.shutdown(socket.SHUT_RD)
 
     def shut_down(self) -> None:
         try:
@@ -126,7 +131,10 @@ class Peer:
             return  # it is closed already
 
     def end(self) -> None:
-        self.shut_down()
+        with self._lock:
+            is_reset = self._is_reset
+        if not is_reset:
+            self.shut_down()
         self._reader.close()
 
     def trickle(self, data: bytes, every_s: float = 0.01) -> None:
@@ -194,10 +202,8 @@ class Peer:
         tickers: set[str] = set()
         for command in self.commands:
             params = command["params"]
-            added = params.get("action") == "add_markets" and f"{SIDS[channel]}" in map(
-                str, params.get("sids", ())
-            )
-            if channel in params.get("channels", ()) or added:
+            is_update = params.get("action") == "add_markets" and SIDS[channel] in params["sids"]
+            if is_update or channel in params.get("channels", ()):
                 tickers.update(params.get("market_tickers", ()))
         return tickers
 

@@ -21,7 +21,7 @@ from base.risk.stop_loss import CheckerSettings, StopLossChecker
 from base.store.portfolio import Portfolio, by_ticker
 from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
-from tests.fakes.gateway import FakeExchange, FakePrices
+from tests.fakes.gateway import FakeExchange
 
 A, B, C = "KXA-26NOV22-T1", "KXB-26NOV22-T1", "KXC-26NOV22-T1"
 YES, NO = OutcomeSide.YES, OutcomeSide.NO
@@ -42,8 +42,9 @@ class Rig:
         self.rule = rule
         self.requests: list[Refresh] = []
         self.sweeps = 0
+        self.exchange = FakeExchange(self.clock)
         self.desk = ExitDesk(
-            FakeExchange(self.clock), self.portfolio, FakePrices(self.clock).get, lambda: None, self.clock
+            self.exchange, self.portfolio, self.exchange.prices.get, lambda: None, self.clock
         )
         self.on_rule: Callable[[str], None] = lambda ticker: None
         self.checker = StopLossChecker(
@@ -178,7 +179,37 @@ def test_sweep_soon_does_not_wait_for_the_interval() -> None:
     assert rig.desk.is_active(A)
 
 
-def test_the_floor_of_an_exit_is_the_higher_of_the_setting_and_the_rule() -> None:
+def test_an_exit_never_asks_less_than_its_rule_allows() -> None:
+    rig = Rig(yes(), rule=replace(STOP_25, hold_below_price=Decimal("0.20")))
+    rig.price(A, "0.30")
+    rig.sweep()
+    assert rig.desk.is_active(A)
+    rig.exchange.prices.set(A, "0.19")  # it falls on before the order is priced
+    rig.desk.run_once(rig.exchange.open_sender())
+    assert rig.exchange.requests == []
+    rig.exchange.prices.set(A, "0.21")
+    rig.clock.advance(2)
+    rig.desk.run_once(rig.exchange.open_sender())
+    assert [r.price for r in rig.exchange.requests] == [Decimal("0.20")]
+
+
+def test_a_waiting_exit_goes_on_at_the_change_that_it_waits_for() -> None:
+    rig = Rig(yes())
+    rig.price(A, "0.30")
+    rig.exchange.prices.set(A, "0.00", "1.00", size="0")
+    rig.sweep()
+    sender = rig.exchange.open_sender()
+    rig.desk.run_once(sender)
+    assert rig.desk.views()[-1].why == "no_bid"
+    assert not rig.desk.run_once(sender), "it waits a second"
+    rig.exchange.prices.set(A, "0.29")
+    rig.price(A, "0.29")
+    rig.checker.run_once()
+    assert rig.desk.run_once(sender)
+    assert len(rig.exchange.requests) == 1
+
+
+def test_a_price_below_what_the_rule_allows_is_held_and_says_so() -> None:
     rig = Rig(yes(), rule=replace(STOP_25, hold_below_price=Decimal("0.20")))
     rig.price(A, "0.15")
     rig.sweep()
@@ -306,9 +337,7 @@ class PricedRig(Rig):
     [(FeedState.LIVE, False, 2), (FeedState.LIVE, True, 0), (FeedState.DOWN, False, 30)],
     ids=["quiet", "ticking", "feed down"],
 )
-def test_price_reads_of_many_positions_stay_in_their_budget(
-    state: FeedState, ticks: bool, most: int
-) -> None:
+def test_price_reads_of_many_positions_stay_in_their_budget(state: FeedState, ticks: bool, most: int) -> None:
     rig = PricedRig(30)
     for i, ticker in enumerate(sorted(rig.cache.required)):
         rig.clock.advance(i / 10)  # their first prices come at different times
@@ -351,9 +380,7 @@ def test_a_paused_market_is_open_and_unprotected_and_its_stop_fires_when_it_reop
 def test_a_market_whose_close_time_has_passed_is_neither_open_nor_sold() -> None:
     rig = Rig(yes())
     rig.price(A, "0.50")
-    rig.cache.apply_market(
-        Market(A, status=MarketStatus.ACTIVE, close_time=rig.clock.now() + INTERVAL_S / 2)
-    )
+    rig.cache.apply_market(Market(A, status=MarketStatus.ACTIVE, close_time=rig.clock.now() + INTERVAL_S / 2))
     rig.price(A, "0.10")
     rig.sweep()
     assert not rig.desk.is_active(A)

@@ -1,0 +1,278 @@
+"""Signals, dead and stalled threads, the trading state, and a way out that a strategy cannot block."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+
+from base.app.supervisor import EXIT_OK, EXIT_UNSAFE, STALLED_S, Supervisor, Watched
+from base.clock import SystemClock
+from base.model.market import BookSide, OutcomeSide
+from base.model.position import Position
+from base.risk.limits import Limits
+from base.risk.trading_state import TradingState
+from base.store.portfolio import Portfolio
+from tests.fakes.clock import FakeClock
+
+LIMITS = Limits(Decimal(50), Decimal(200), Decimal(1_000), Decimal(100))
+T = "KXA-26NOV22-T1"
+
+
+class Thread:
+    """A watched thread as the test wants it."""
+
+    def __init__(self, name: str = "websocket", *, restarts: bool = True) -> None:
+        self.name = name
+        self.alive = True
+        self.last_pass_at: float | None = None
+        self.restarts = 0
+        self._comes_back = restarts
+
+    def restart(self) -> None:
+        self.restarts += 1
+        self.alive = self._comes_back
+
+    def watched(self) -> Watched:
+        return Watched(self.name, lambda: self.alive, lambda: self.last_pass_at, self.restart, 7.0)
+
+
+class Rig:
+    def __init__(self, *threads: Thread, reload: Callable[[], bool] = lambda: True) -> None:
+        self.clock = FakeClock()
+        self.portfolio = Portfolio(self.clock)
+        self.stop = threading.Event()
+        self.signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.looks = 0
+        self.blocked = False
+        self.supervisor = Supervisor(
+            [t.watched() for t in threads],
+            self.signals,
+            reload,
+            self._enforce,
+            self.portfolio,
+            LIMITS,
+            self.stop,
+            lambda: True,
+            self.clock,
+            leave=lambda code: None,
+            entries_blocked=lambda: self.blocked,
+        )
+
+    def _enforce(self) -> None:
+        self.looks += 1
+
+    def tick(self, number: int | None = None) -> None:
+        self.clock.advance(0.25)
+        self.supervisor.run_once(number)
+
+    @property
+    def state(self) -> TradingState:
+        return self.supervisor.trading_state()[0]
+
+    @property
+    def exit_code(self) -> int:
+        return self.supervisor.wait_for_exit_code()
+
+
+# --- signals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_stops(number: int) -> None:
+    rig = Rig()
+    rig.tick(number)
+    assert rig.stop.is_set()
+    assert rig.exit_code == EXIT_OK
+
+
+def test_a_hangup_reloads_the_rules_and_goes_on() -> None:
+    reloads: list[int] = []
+
+    def reload() -> bool:
+        reloads.append(1)
+        return False
+
+    rig = Rig(reload=reload)
+    rig.tick(signal.SIGHUP)
+    assert reloads == [1]
+    assert not rig.stop.is_set()
+    assert rig.looks == 1, "a signal does not cost the look at the feed"
+
+
+# --- threads ----------------------------------------------------------------------------------------
+
+
+def test_a_thread_that_dies_once_is_restarted_and_the_bot_only_reduces() -> None:
+    thread = Thread()
+    rig = Rig(thread)
+    rig.portfolio.apply_read({}, rig.clock.monotonic())
+    rig.supervisor.watch_threads()
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
+    thread.alive = False
+    rig.tick()
+    assert thread.restarts == 1
+    assert not rig.stop.is_set()
+    assert rig.state is TradingState.REDUCING
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["dies again later", "does not come back"])
+def test_a_thread_that_dies_twice_ends_the_process_with_code_4(comes_back: bool) -> None:
+    thread = Thread(restarts=comes_back)
+    rig = Rig(thread)
+    rig.supervisor.watch_threads()
+    thread.alive = False
+    rig.tick()
+    rig.tick()
+    thread.alive = False
+    rig.tick()
+    assert rig.stop.is_set()
+    assert rig.exit_code == EXIT_UNSAFE
+    assert thread.restarts == 1
+
+
+def test_threads_that_have_not_been_started_yet_are_not_dead() -> None:
+    thread = Thread()
+    thread.alive = False
+    rig = Rig(thread)
+    rig.tick()
+    assert thread.restarts == 0
+    assert not rig.supervisor.thread_health()["websocket"].is_on_time
+
+
+def test_a_checker_without_passes_ends_the_process_with_code_4() -> None:
+    checker = Thread("stop-loss")
+    rig = Rig(checker)
+    rig.portfolio.apply_read({}, rig.clock.monotonic())
+    rig.supervisor.watch_threads()
+    checker.last_pass_at = rig.clock.monotonic()
+    rig.clock.advance(STALLED_S + 6)
+    rig.tick()
+    assert not rig.stop.is_set()
+    rig.clock.advance(1)
+    rig.tick()
+    assert rig.stop.is_set()
+    assert rig.exit_code == EXIT_UNSAFE
+    assert rig.state is TradingState.REDUCING, "nothing is opened on the way out"
+
+
+def test_a_checker_that_never_made_a_pass_is_stalled_too() -> None:
+    rig = Rig(Thread("stop-loss"))
+    rig.supervisor.watch_threads()
+    rig.clock.advance(STALLED_S + 8)
+    rig.tick()
+    assert rig.exit_code == EXIT_UNSAFE
+
+
+def test_another_thread_that_is_late_is_shown_and_not_killed() -> None:
+    thread = Thread("reconcile")
+    rig = Rig(thread)
+    rig.supervisor.watch_threads()
+    thread.last_pass_at = rig.clock.monotonic()
+    rig.clock.advance(600)
+    rig.tick()
+    assert not rig.stop.is_set()
+    health = rig.supervisor.thread_health()["reconcile"]
+    assert health.alive
+    assert not health.is_on_time
+
+
+def test_a_thread_just_started_is_on_time_before_its_first_pass() -> None:
+    rig = Rig(Thread())
+    rig.supervisor.watch_threads()
+    rig.clock.advance(5)
+    assert rig.supervisor.thread_health()["websocket"].is_on_time
+    rig.clock.advance(5)
+    assert not rig.supervisor.thread_health()["websocket"].is_on_time
+
+
+# --- trading state ----------------------------------------------------------------------------------
+
+
+def test_the_state_follows_what_is_true() -> None:
+    rig = Rig()
+    assert rig.state is TradingState.REDUCING
+    rig.tick()
+    assert rig.state is TradingState.REDUCING, "not reconciled yet"
+    held = Position(T, OutcomeSide.YES, Decimal(1_000), Decimal("0.50"))
+    rig.portfolio.apply_read({T: held}, rig.clock.monotonic())
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
+    rig.blocked = True
+    rig.tick()
+    assert rig.state is TradingState.REDUCING
+    rig.blocked = False
+    rig.portfolio.apply_answer(
+        T, "o1", BookSide.ASK, Decimal(1_000), Decimal("0.41"), Decimal(9), reduce_only=True
+    )
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE, "99 dollars are lost with fees, the limit is 100"
+    rig.portfolio.apply_answer(T, "o2", BookSide.BID, Decimal(1), Decimal("0.5"), Decimal(1))
+    rig.tick()
+    assert rig.state is TradingState.REDUCING
+    rig.clock.advance(86_400)
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE, "the next trading day"
+
+
+# --- the way out ------------------------------------------------------------------------------------
+
+
+def threaded(
+    shut_down: Callable[[], bool], left: list[int], reload: Callable[[], bool] = lambda: True
+) -> tuple[Supervisor, queue.SimpleQueue[int], threading.Event]:
+    clock = SystemClock()
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    stop = threading.Event()
+    gone = threading.Event()
+
+    def leave(code: int) -> None:
+        left.append(code)
+        gone.set()
+
+    supervisor = Supervisor(
+        [], signals, reload, lambda: None, Portfolio(clock), LIMITS, stop, shut_down, clock, leave=leave
+    )
+    return supervisor, signals, gone
+
+
+def test_a_strategy_that_never_returns_is_abandoned() -> None:
+    left: list[int] = []
+    supervisor, signals, gone = threaded(lambda: True, left)
+    supervisor.start()
+    signals.put(signal.SIGTERM)
+    assert gone.wait(5), "main never calls wait_for_exit_code"
+    assert left == [EXIT_OK]
+
+
+def test_main_leaves_by_itself_when_it_can() -> None:
+    left: list[int] = []
+    shut: list[int] = []
+
+    def shut_down() -> bool:
+        shut.append(1)
+        return True
+
+    supervisor, signals, gone = threaded(shut_down, left)
+    supervisor.start()
+    signals.put(signal.SIGTERM)
+    assert supervisor.wait_for_exit_code() == EXIT_OK
+    assert not gone.wait(0.05)
+    assert (left, shut) == ([], [1])
+
+
+def test_a_reload_or_an_end_that_raises_does_not_keep_the_process() -> None:
+    def fail() -> bool:
+        raise ZeroDivisionError("a bug on the way out")
+
+    left: list[int] = []
+    supervisor, signals, _ = threaded(fail, left, reload=fail)
+    supervisor.start()
+    signals.put(signal.SIGHUP)
+    signals.put(signal.SIGTERM)
+    assert supervisor.wait_for_exit_code() == EXIT_OK

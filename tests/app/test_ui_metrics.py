@@ -1,0 +1,312 @@
+"""The document is the README's, key for key; every reader sees the same one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth
+from base.execution.exits import EpisodeView
+from base.kalshi.rate_limit import RequestCounts
+from base.kalshi.websocket_client import FeedState
+from base.model.market import Market, MarketStatus, OutcomeSide
+from base.model.position import Position
+from base.model.rules import Evaluation, Exit, ExitReason, Hold, HoldReason, RuleState
+from base.risk.coverage import Protection
+from base.risk.stop_loss import CheckedPosition, HistoryRow
+from base.risk.trading_state import TradingState
+from base.store.portfolio import Ledger
+from tests.fakes.clock import FakeClock
+from tests.fakes.feed import FakeFeed
+
+T = "KXHIGHNY-26NOV22-T60"
+TEXT, NUMBER, WHOLE, FLAG = str, (int, float), int, bool
+MAYBE_TEXT, MAYBE_NUMBER = (str, type(None)), (int, float, type(None))
+
+DOCUMENT: dict[str, Any] = {
+    "version": TEXT,
+    "env": TEXT,
+    "trading_mode": TEXT,
+    "trading_state": TEXT,
+    "started_at": TEXT,
+    "uptime_s": NUMBER,
+    "coverage": {"open": WHOLE, "protected": WHOLE, "unprotected": [{"ticker": TEXT, "reason": TEXT}]},
+    "feed": {
+        "state": TEXT,
+        "connected_for_s": MAYBE_NUMBER,
+        "last_frame_age_s": MAYBE_NUMBER,
+        "reconnects": WHOLE,
+        "markets_required": WHOLE,
+        "markets_confirmed": WHOLE,
+        "messages": WHOLE,
+    },
+    "rest": {
+        "reads_last_60s": WHOLE,
+        "writes_last_60s": WHOLE,
+        "price_reads_last_60s": WHOLE,
+        "rate_limited_last_60s": WHOLE,
+    },
+    "threads": {
+        name: {"alive": FLAG, "last_pass_age_s": MAYBE_NUMBER}
+        for name in ("strategy-loop", "websocket", "stop-loss", "ui-metrics")
+    },
+    "positions": [
+        {
+            "ticker": TEXT,
+            "outcome_side": TEXT,
+            "count": TEXT,
+            "entry_price": TEXT,
+            "exit_value": MAYBE_TEXT,
+            "price_age_s": MAYBE_NUMBER,
+            "price_source": TEXT,
+            "market_status": TEXT,
+            "unrealized_pnl": MAYBE_TEXT,
+            "stop_price": MAYBE_TEXT,
+            "take_profit_price": MAYBE_TEXT,
+            "protected": FLAG,
+            "reason": TEXT,
+        }
+    ],
+    "exits": [
+        {
+            "episode": TEXT,
+            "ticker": TEXT,
+            "reason": TEXT,
+            "state": TEXT,
+            "trigger_price": MAYBE_TEXT,
+            "filled": TEXT,
+            "average_price": MAYBE_TEXT,
+            "fees": TEXT,
+            "attempts": WHOLE,
+        }
+    ],
+    "pnl": {"realized_today": TEXT, "unrealized": TEXT, "fees_today": TEXT},
+}
+"""Keys and types of the README's HTTP section."""
+
+
+def assert_follows(document: object, form: object, at: str = "") -> None:
+    if isinstance(form, dict):
+        assert isinstance(document, dict), at
+        for key, inner in form.items():
+            assert key in document, f"{at}.{key} is missing"
+            assert_follows(document[key], inner, f"{at}.{key}")
+    elif isinstance(form, list):
+        assert isinstance(document, list), at
+        assert document, f"{at} is empty: the test shows nothing"
+        for item in document:
+            assert_follows(item, form[0], f"{at}[]")
+    else:
+        assert isinstance(document, form), f"{at} is {document!r}"  # type: ignore[arg-type]
+
+
+def evaluation(decision: Hold | Exit, value: str | None = "0.50") -> Evaluation:
+    return Evaluation(
+        ticker=T,
+        decision=decision,
+        state=RuleState(),
+        exit_value=None if value is None else Decimal(value),
+        bid_size=Decimal(7),
+        stop_price=Decimal("0.39"),
+        take_profit_price=None,
+        price_age_s=0.4,
+        price_source="ws",
+        at=1_790_000_000.0,
+    )
+
+
+PROTECTED = Protection(True, True, "")
+UNPROTECTED = Protection(True, False, "no_bid")
+
+
+def checked(
+    protection: Protection = PROTECTED,
+    *,
+    value: str | None = "0.50",
+    source: str = "ws",
+    side: OutcomeSide = OutcomeSide.YES,
+    ticker: str = T,
+) -> CheckedPosition:
+    return CheckedPosition(
+        Position(ticker, side, Decimal(10), Decimal("0.52")),
+        Market(ticker, status=MarketStatus.ACTIVE),
+        evaluation(Hold(HoldReason.WITHIN_RULES), value),
+        0.4,
+        source,
+        protection,
+    )
+
+
+EXIT = EpisodeView(
+    "e1",
+    T,
+    "stop_loss",
+    "closed",
+    Decimal("0.39"),
+    Decimal(10),
+    Decimal("0.38"),
+    Decimal("0.17"),
+    1,
+    "filled",
+    1_790_000_000.0,
+    1_790_000_001.0,
+)
+
+
+class Rig:
+    def __init__(self, *positions: CheckedPosition) -> None:
+        self.clock = FakeClock()
+        self.positions = list(positions)
+        self.exits = [EXIT]
+        self.builds = 0
+        self.threads: Mapping[str, ThreadHealth] = {
+            name: ThreadHealth(True, 1.0, 7.0)
+            for name in ("strategy-loop", "websocket", "stop-loss", "ui-metrics")
+        }
+        self.strategy: dict[str, Any] = {"name": "guard", "failing": False}
+        self.is_reconciled = True
+        self.feed = FakeFeed()
+        self.history: list[HistoryRow] | None = None
+        self.board = StatusBoard(
+            StatusSources(
+                env="sandbox",
+                trading_mode="live",
+                positions=self._positions,
+                exits=lambda: self.exits,
+                history=lambda ticker: self.history,
+                feed=self.feed.status,
+                rest=lambda: RequestCounts(reads=2, writes=0, price_reads=0, rate_limited=0),
+                ledger=lambda: Ledger("2026-11-22", Decimal("-1.5"), Decimal("0.17")),
+                threads=lambda: self.threads,
+                trading_state=lambda: (TradingState.ACTIVE, ""),
+                strategy=lambda: self.strategy,
+                is_reconciled=lambda: self.is_reconciled,
+            ),
+            1.0,
+            self.clock,
+        )
+
+    def _positions(self) -> list[CheckedPosition]:
+        self.builds += 1
+        return self.positions
+
+    def document(self) -> dict[str, Any]:
+        return self.board.document()
+
+
+def test_the_document_has_every_key_with_its_type() -> None:
+    rig = Rig(checked(), checked(UNPROTECTED, value=None, source="none"))
+    document = rig.document()
+    assert_follows(document, DOCUMENT)
+    assert json.loads(json.dumps(document)) == document, "plain JSON"
+
+
+def test_an_exit_that_has_sold_nothing_yet_fits_the_form_too() -> None:
+    rig = Rig(checked(UNPROTECTED))
+    rig.exits = [replace(EXIT, state="sending", trigger_price=None, average_price=None, closed_at=None)]
+    rig.feed.state = FeedState.DOWN
+    document = rig.document()
+    assert_follows(document, DOCUMENT)
+    assert document["feed"]["state"] == "down"
+
+
+def test_prices_and_money_are_written_as_the_exchange_writes_them() -> None:
+    rig = Rig(checked())
+    (position,) = rig.document()["positions"]
+    assert position["count"] == "10.00"
+    assert position["entry_price"] == "0.5200"
+    assert position["exit_value"] == "0.5000"
+    assert position["unrealized_pnl"] == "-0.20"
+    assert position["take_profit_price"] is None
+    (exit_row,) = rig.document()["exits"]
+    assert (exit_row["filled"], exit_row["average_price"], exit_row["fees"]) == ("10.00", "0.3800", "0.17")
+    assert rig.document()["pnl"] == {
+        "day": "2026-11-22",
+        "realized_today": "-1.50",
+        "unrealized": "-0.20",
+        "fees_today": "0.17",
+    }
+
+
+def test_an_average_keeps_the_decimals_that_it_needs() -> None:
+    rig = Rig(checked())
+    rig.exits = [replace(EXIT, average_price=Decimal(1) / 3, fees=Decimal("0.0175"))]
+    (exit_row,) = rig.document()["exits"]
+    assert (exit_row["average_price"], exit_row["fees"]) == ("0.333333", "0.0175")
+
+
+@pytest.mark.parametrize(("source", "shown"), [("snapshot", "ws"), ("rest", "rest"), ("none", "none")])
+def test_the_price_source_is_one_of_three_words(source: str, shown: str) -> None:
+    assert Rig(checked(source=source)).document()["positions"][0]["price_source"] == shown
+
+
+def test_a_position_that_waits_for_settlement_is_listed_and_not_counted() -> None:
+    rig = Rig(checked(), checked(Protection(False, False, "determined"), ticker="DONE"))
+    document = rig.document()
+    assert document["coverage"] == {"open": 1, "protected": 1, "unprotected": []}
+    assert document["positions"][1]["market_status"] == "determined"
+    assert document["health"]["ok"]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    ["unprotected", "late", "dead", "no pass", "not reconciled", "strategy"],
+)
+def test_health_is_lost_for_each_reason(trouble: str) -> None:
+    rig = Rig(checked())
+    assert rig.document()["health"] == {"ok": True, "reasons": []}
+    if trouble == "unprotected":
+        rig.positions = [checked(UNPROTECTED)]
+    elif trouble == "late":
+        rig.threads = {**rig.threads, "stop-loss": ThreadHealth(True, 7.1, 7.0)}
+    elif trouble == "dead":
+        rig.threads = {**rig.threads, "websocket": ThreadHealth(False, 1.0, 7.0)}
+    elif trouble == "no pass":
+        rig.threads = {**rig.threads, "ui-metrics": ThreadHealth(True, None, 7.0)}
+    elif trouble == "not reconciled":
+        rig.is_reconciled = False
+    else:
+        rig.strategy = {"failing": True, "last_error": "ZeroDivisionError"}
+    rig.clock.advance(2)
+    health = rig.document()["health"]
+    assert not health["ok"]
+    assert len(health["reasons"]) == 1
+
+
+def test_unprotected_by_choice_is_shown_and_not_alarmed() -> None:
+    rig = Rig(checked(Protection(True, False, "by_choice")))
+    document = rig.document()
+    assert document["coverage"]["unprotected"] == [{"ticker": T, "reason": "by_choice"}]
+    assert document["coverage"]["open"] == 0
+    assert document["health"]["ok"]
+
+
+def test_readers_share_one_document_and_build_it_when_the_thread_is_late() -> None:
+    rig = Rig(checked())
+    rig.board.run_once()
+    assert rig.document() is rig.document()
+    assert rig.builds == 1
+    rig.clock.advance(1.6)
+    rig.document()
+    assert rig.builds == 2
+
+
+def test_explain_tells_the_last_looks() -> None:
+    rig = Rig(checked())
+    assert rig.board.explain(T) is None
+    rig.history = [
+        HistoryRow(evaluation(Hold(HoldReason.NO_BID, "nobody bids"), None), 3),
+        HistoryRow(evaluation(Exit(ExitReason.STOP_LOSS, Decimal("0.38"), Decimal("0.39"))), 1),
+    ]
+    rows = rig.board.explain(T)
+    assert rows is not None
+    assert [(r["decision"], r["why"], r["repeats"]) for r in rows] == [
+        ("hold", "no_bid", 3),
+        ("exit", "stop_loss", 1),
+    ]
+    assert rows[0]["exit_value"] is None
