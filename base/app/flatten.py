@@ -34,6 +34,7 @@ EXIT_FAILED = 5
 DEADLINE_S = 60.0
 """How long positions may take to go; what is left then is named, and the command can be run again."""
 CHECK_S = 0.5
+READ_SPACING_S = 0.25
 ENTRIES_BLOCKED_FILE = "entries-blocked"
 
 
@@ -129,14 +130,18 @@ class Flatten:
         while True:
             for position in left.values():
                 self._start(position)
-            self._clock.wait(never, CHECK_S)
-            if any(self._desk.is_active(t) for t in left) and self._clock.monotonic() < give_up_at:
+            self._clock.wait(self._wanted, CHECK_S)
+            is_doubted = self._wanted.is_set()
+            self._wanted.clear()
+            is_at_work = any(self._desk.is_active(t) for t in left)
+            if is_at_work and not is_doubted and self._clock.monotonic() < give_up_at:
                 continue
+            self._clock.wait(never, READ_SPACING_S)
             try:
                 left = {t: p for t, p in self._read(None).items() if t in held and self._can_trade(t)}
             except BotError as exc:
                 self._say(f"positions could not be read: {exc}")
-            if not left or self._clock.monotonic() >= give_up_at:
+            if (not left and not is_at_work) or self._clock.monotonic() >= give_up_at:
                 return left
 
     def _can_trade(self, ticker: str) -> bool:

@@ -224,6 +224,8 @@ class Daemon:
             lambda: self._supervisor.trading_state()[0],
             self._adoption.opened_by_us,
             clock,
+            is_exiting=self._desk.is_active,
+            request_reconcile=self._account.service.wake,
         )
         self._board = StatusBoard(self._sources(), config.ui_interval_s, clock)
         self._server = UiServer(
@@ -465,6 +467,7 @@ class Daemon:
                 self._account.service.start,
                 3 * c.reconcile_interval_s + 15.0,
             ),
+            Watched("exits", lambda: self._desk.is_alive, None, self._desk.start, 0.0),
             Watched(
                 "price-reads",
                 lambda: self._reads.service.is_alive,

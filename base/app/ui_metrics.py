@@ -17,6 +17,7 @@ from typing import Any
 
 from base.app.services import PeriodicService
 from base.clock import Clock
+from base.execution.episode import EpisodeState
 from base.execution.exits import EpisodeView
 from base.kalshi.rate_limit import RequestCounts
 from base.kalshi.websocket_client import FeedStatus
@@ -123,6 +124,10 @@ class StatusBoard:
         for name, health in threads.items():
             if not health.is_on_time:
                 reasons.append(f"thread {name} is {'late' if health.alive else 'dead'}")
+        exits = s.exits()
+        for episode in exits:
+            if episode.state == EpisodeState.BLOCKED.value:
+                reasons.append(f"exit of {episode.ticker} is blocked: {episode.why}")
         if not s.is_reconciled():
             reasons.append("positions have not been read from the exchange yet")
         if strategy.get("failing"):
@@ -160,7 +165,7 @@ class StatusBoard:
             },
             "strategy": dict(strategy),
             "positions": [_position(c) for c in checked],
-            "exits": [_exit(e) for e in s.exits()[-EXITS_SHOWN:]],
+            "exits": [_exit(e) for e in exits[-EXITS_SHOWN:]],
             "pnl": {
                 "day": ledger.day,
                 "realized_today": _money(ledger.realized),

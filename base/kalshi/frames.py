@@ -97,7 +97,7 @@ class _Fill(msgspec.Struct):
     count_fp: str
     fee_cost: str = "0"
     book_side: str | None = None
-    action: str | None = None
+    outcome_side: str | None = None
     side: str | None = None
     ts_ms: int = 0
     client_order_id: str = ""
@@ -273,7 +273,7 @@ def _decode_fill(envelope: _Envelope) -> StreamEvent:
             trade_id=m.trade_id,
             order_id=m.order_id,
             ticker=parse_ticker(m.market_ticker),
-            book_side=book_side_of(m.book_side, m.action, m.side),
+            book_side=book_side_of(m.book_side, m.outcome_side, m.side),
             count=parse_size(m.count_fp),
             yes_price=parse_price(m.yes_price_dollars),
             fee=parse_dollars(m.fee_cost),
@@ -286,27 +286,24 @@ def _decode_fill(envelope: _Envelope) -> StreamEvent:
     )
 
 
-def book_side_of(book_side: str | None, action: str | None, side: str | None) -> BookSide:
-    """The side of the YES book, from `book_side` or, in older messages, from action and side.
+def book_side_of(book_side: str | None, outcome_side: str | None, side: str | None) -> BookSide:
+    """The side of the YES book that a fill was on; YES is the bid.
 
-    Buying YES and selling NO are bids. Raises WireError when nothing tells it.
+    `book_side` and `outcome_side` are documented; the deprecated `side` is the side that the fill moves
+    to, also on sales: a YES position closed was reported as action=sell, side=no (recorded 2026-05-08).
+    Raises WireError when nothing tells it.
     """
     if book_side is not None:
         return _enum(BookSide, book_side)
-    if action in ("buy", "sell") and side in ("yes", "no"):
-        return BookSide.BID if (action == "buy") == (side == "yes") else BookSide.ASK
-    raise WireError("a fill or order without book_side")
+    told = outcome_side if outcome_side is not None else side
+    if told is None:
+        raise WireError("a fill without book_side")
+    return BookSide.BID if _enum(OutcomeSide, told) is OutcomeSide.YES else BookSide.ASK
 
 
 def _decode_user_order(envelope: _Envelope) -> StreamEvent:
     m = _user_order.decode(_body(envelope))
-    if m.book_side is not None:
-        book_side = _enum(BookSide, m.book_side)
-    elif m.outcome_side is not None:
-        is_yes = _enum(OutcomeSide, m.outcome_side) is OutcomeSide.YES
-        book_side = BookSide.BID if is_yes else BookSide.ASK
-    else:
-        raise WireError("an order without book_side")
+    book_side = book_side_of(m.book_side, m.outcome_side, None)
     try:
         status = OrderStatus(m.status)
     except ValueError:

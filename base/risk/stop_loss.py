@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 HISTORY_MAX = 60
 """Evaluations remembered a position for `explain`; equal ones in a row count as one."""
+ANNOUNCE_AFTER_S = 1.0
 REMIND_S = 300.0
 """An unprotected position is announced again this often."""
 
@@ -117,7 +118,10 @@ class StopLossChecker:
         self._thread: threading.Thread | None = None
         self._next_sweep = 0.0
         self._reminders = RepeatedWarnings(REMIND_S)
-        self._unprotected: dict[str, str] = {}  # owned by the checker thread: what was announced
+        # Owned by the checker thread: what was announced, and since when it has been so.
+        self._unprotected: dict[str, str] = {}
+        self._unprotected_since: dict[str, float] = {}
+        self._announced_totals: tuple[int, int] | None = None
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
         self._records: dict[str, _Record] = {}
         self._last_sweep_at: float | None = None
@@ -367,21 +371,31 @@ class StopLossChecker:
         )
 
     def _announce(self) -> None:
-        """Log who became unprotected or protected again, and remind of those who stay unprotected."""
+        """Log the totals when they change, who became unprotected or protected again, and remind of those
+        who stay unprotected.
+
+        A position is named as unprotected once it has been so for `ANNOUNCE_AFTER_S`: one that has just
+        been opened waits a moment for its market's first price.
+        """
         now = self._clock.monotonic()
-        current = dict(self.coverage().unprotected)
+        coverage = self.coverage()
+        totals = (coverage.protected, coverage.open)
+        if totals != self._announced_totals:
+            self._announced_totals = totals
+            log_event(logger, logging.INFO, "coverage", protected=f"{totals[0]}/{totals[1]}")
+        current = dict(coverage.unprotected)
+        self._unprotected_since = {t: self._unprotected_since.get(t, now) for t in current}
         for ticker, why in current.items():
-            if self._unprotected.get(ticker) != why or self._reminders.allow(ticker, now) is not None:
+            if now - self._unprotected_since[ticker] < ANNOUNCE_AFTER_S:
+                continue
+            is_due = self._reminders.allow(ticker, now) is not None
+            if self._unprotected.get(ticker) != why or is_due:
                 log_event(logger, logging.WARNING, "unprotected", ticker=ticker, why=why)
-                self._reminders.allow(ticker, now)
+            self._unprotected[ticker] = why
         for ticker in self._unprotected.keys() - current.keys():
-            log_event(
-                logger,
-                logging.INFO,
-                "protected" if self._portfolio.get(ticker) is not None else "no_longer_held",
-                ticker=ticker,
-            )
-        self._unprotected = current
+            del self._unprotected[ticker]
+            if self._portfolio.get(ticker) is not None:
+                log_event(logger, logging.INFO, "protected", ticker=ticker)
 
 
 def _why(evaluation: Evaluation) -> str:

@@ -515,7 +515,9 @@ MALFORMED: list[Any] = [
     pytest.param("fill", FILL_MSG | {"count_fp": "-1.00"}, id="fill of a negative count"),
     pytest.param("fill", FILL_MSG | {"yes_price_dollars": "75"}, id="fill in cents"),
     pytest.param("fill", FILL_MSG | {"book_side": "long"}, id="fill of an unknown side"),
-    pytest.param("fill", without(FILL_MSG, "book_side", "action"), id="fill that does not tell its side"),
+    pytest.param(
+        "fill", without(FILL_MSG, "book_side", "outcome_side", "side"), id="fill that tells no side"
+    ),
     pytest.param("fill", FILL_MSG | {"post_position_fp": "flat"}, id="fill with a bad position"),
     pytest.param("user_order", without(USER_ORDER_MSG, "order_id"), id="order without id"),
     pytest.param(
@@ -647,3 +649,21 @@ def test_every_frame_of_the_recorded_tapes_is_understood(name: str) -> None:
         kinds = {type(decode_frame(line)) for line in lines if b'"type"' in line}
     assert {BookSnapshot, Subscribed} <= kinds
     assert Ignored not in kinds
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        pytest.param(
+            {"side": "no", "action": "sell"}, BookSide.ASK, id="yes sold, reported as no in 2026-05"
+        ),
+        pytest.param({"side": "yes", "action": "sell"}, BookSide.BID, id="no sold, reported as yes"),
+        pytest.param({"side": "yes", "action": "buy"}, BookSide.BID, id="yes bought"),
+        pytest.param({"side": "yes", "outcome_side": "no"}, BookSide.ASK, id="outcome_side wins over side"),
+    ],
+)
+def test_an_older_fill_is_read_by_the_side_it_moves_to(fields: dict[str, str], expected: BookSide) -> None:
+    msg = without(FILL_MSG, "book_side", "outcome_side", "side", "action") | fields
+    event = decode_frame(json.dumps({"type": "fill", "sid": 1, "msg": msg}))
+    assert isinstance(event, FillEvent)
+    assert event.fill.book_side is expected
