@@ -56,7 +56,7 @@ class Exchange:
         """Read these markets into the cache; return how many the exchange knew."""
         snapshots = self.rest.get_markets(tickers)
         for snapshot in snapshots:
-            cache.apply_market(snapshot.market)
+            cache.apply_market(snapshot.market, snapshot.quote.received_monotonic)
             cache.apply(snapshot.quote)
         return len(snapshots)
 

@@ -78,7 +78,7 @@ class LiveGateway:
 
     def refresh_markets(self, tickers: Sequence[str]) -> None:
         for snapshot in self._rest.get_markets(tickers, lane=Lane.EXIT):
-            self._cache.apply_market(snapshot.market)
+            self._cache.apply_market(snapshot.market, snapshot.quote.received_monotonic)
             self._cache.apply(snapshot.quote)
 
     def is_trading_active(self, exchange_index: int | None) -> bool:

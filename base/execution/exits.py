@@ -124,9 +124,11 @@ class ExitDesk:
         self._clock = clock
         self._new_id = new_id
         self._stop = threading.Event()
-        self._work = threading.Event()
         self._threads: list[threading.Thread | None] = [None] * workers
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
+        # Notified once for each piece of work: waking all workers for one would make three of them
+        # compete with the one that sends.
+        self._work = threading.Condition(self._lock)
         self._active: dict[str, Episode] = {}
         self._due: dict[str, float] = {}  # episodes that no worker holds, by ticker
         self._pokes: set[str] = set()
@@ -162,7 +164,8 @@ class ExitDesk:
             self._clock.wait(never, 0.02)
         finished = not self._in_flight()
         self._stop.set()
-        self._work.set()
+        with self._work:
+            self._work.notify_all()
         for thread in self._threads:
             if thread is not None:
                 thread.join(max(0.1, deadline - self._clock.monotonic()))
@@ -194,7 +197,7 @@ class ExitDesk:
             self._active[order.ticker] = episode
             self._due[order.ticker] = self._clock.monotonic()
             self._publish_locked(episode)
-        self._work.set()
+            self._work.notify()
         log_event(
             logger,
             logging.WARNING,
@@ -231,7 +234,7 @@ class ExitDesk:
             ):
                 return
             self._due[ticker] = self._clock.monotonic()
-        self._work.set()
+            self._work.notify()
 
     def order_update(self, update: OrderUpdate) -> None:
         """Remember what the stream says of an order: it may resolve an unknown outcome."""
@@ -245,8 +248,7 @@ class ExitDesk:
             is_awaited = episode is not None and episode.state is EpisodeState.UNKNOWN
             if is_awaited and update.ticker in self._due:
                 self._due[update.ticker] = self._clock.monotonic()
-        if is_awaited:
-            self._work.set()
+                self._work.notify()
 
     def views(self) -> list[EpisodeView]:
         """All remembered episodes, oldest first."""
@@ -268,19 +270,17 @@ class ExitDesk:
         try:
             while not self._stop.is_set():
                 if not self.run_once(sender):
-                    self._clock.wait(self._work, self._idle_s())
+                    self._wait_for_work()
         finally:
             sender.close()
 
-    def _idle_s(self) -> float:
-        """Seconds until the next episode is due, at most `IDLE_S`."""
-        with self._lock:
-            self._work.clear()
+    def _wait_for_work(self) -> None:
+        """Wait until an episode is due, at most `IDLE_S`. What became due before is seen under the lock."""
+        with self._work:
             now = self._clock.monotonic()
             wait_s = min([IDLE_S, *(due - now for due in self._due.values())])
-            if wait_s <= 0 or self._stop.is_set():
-                self._work.set()
-            return max(0.0, wait_s)
+            if wait_s > 0 and not self._stop.is_set():
+                self._work.wait(wait_s)
 
     def run_once(self, sender: OrderSender) -> bool:
         """Take the most pressing due episode one step; False (after looking after the connection) when
@@ -323,7 +323,7 @@ class ExitDesk:
                 self._due[episode.ticker] = self._clock.monotonic() + delay_s
             self._pokes.discard(episode.ticker)
             self._publish_locked(episode)
-        self._work.set()
+            self._work.notify()
 
     def _publish_locked(self, episode: Episode) -> None:
         self._views[episode.id] = EpisodeView(

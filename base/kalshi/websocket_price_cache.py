@@ -83,6 +83,7 @@ class WebsocketPriceCache:
         self._required: frozenset[str] = frozenset()
         self._watched: frozenset[str] = frozenset()  # held markets: their changes wake the checker
         self._changes: set[str] = set()
+        self._lifecycle_at: dict[str, float] = {}  # monotonic time of the last event of a market
         self._newest: dict[str, _Timed] = {}
 
     def require(self, tickers: Iterable[str], watched: Iterable[str]) -> None:
@@ -93,6 +94,7 @@ class WebsocketPriceCache:
             self._watched = frozenset(watched)
             for ticker in [t for t in self._entries if t not in required]:
                 del self._entries[ticker]
+                self._lifecycle_at.pop(ticker, None)
                 self._newest.pop(ticker, None)
             self._changes &= required
 
@@ -136,10 +138,17 @@ class WebsocketPriceCache:
             and new.received_monotonic - newest.received_monotonic <= REORDER_S_MAX
         )
 
-    def apply_market(self, market: Market) -> None:
-        """Take in a market's facts as REST tells them (status, close time, grid, shard)."""
+    def apply_market(self, market: Market, asked_at: float | None = None) -> None:
+        """Take in a market's facts as REST tells them (status, close time, grid, shard).
+
+        `asked_at` is when the request left (monotonic): an answer from before a lifecycle event of this
+        market does not undo it. None is now.
+        """
         with self._lock:
             if market.ticker not in self._required:
+                return
+            told_at = self._lifecycle_at.get(market.ticker)
+            if asked_at is not None and told_at is not None and asked_at < told_at:
                 return
             entry = self._entries.get(market.ticker)
             before = None if entry is None else entry.market
@@ -156,6 +165,7 @@ class WebsocketPriceCache:
         with self._lock:
             if event.ticker not in self._required:
                 return False
+            self._lifecycle_at[event.ticker] = self._clock.monotonic()
             entry = self._entries.get(event.ticker)
             before = market = Market(event.ticker) if entry is None else entry.market
             if event.status is not None:

@@ -278,3 +278,21 @@ def test_writers_and_readers_on_many_threads_see_whole_quotes() -> None:
         thread.join(10)
     assert faults == []
     assert {t: e.quote.ts_ms for t, e in cache.snapshot().items() if e.quote} == dict.fromkeys(tickers, 1_499)
+
+
+def test_an_answer_from_before_a_pause_does_not_undo_it() -> None:
+    clock = FakeClock()
+    cache = WebsocketPriceCache(clock, stale_after_s=60.0)
+    cache.require(["KXA"], watched=["KXA"])
+    asked_at = clock.monotonic()
+    clock.advance(0.2)
+    cache.apply_lifecycle(Lifecycle("KXA", LifecycleKind.DEACTIVATED, 4, 1, status=MarketStatus.INACTIVE))
+    cache.apply_market(Market("KXA", status=MarketStatus.ACTIVE), asked_at)
+    entry = cache.get("KXA")
+    assert entry is not None
+    assert entry.market.status is MarketStatus.INACTIVE
+    clock.advance(0.1)
+    cache.apply_market(Market("KXA", status=MarketStatus.ACTIVE), clock.monotonic())
+    entry = cache.get("KXA")
+    assert entry is not None
+    assert entry.market.status is MarketStatus.ACTIVE
