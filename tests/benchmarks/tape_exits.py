@@ -70,15 +70,16 @@ def read_courses(tape: Path, side: str) -> dict[str, Course]:
 def start_sandbox(
     tape: Path, side: str, speed: float, keys: Path
 ) -> tuple[subprocess.Popen[str], dict[str, str]]:
+    command = [sys.executable, "-m", "base.sandbox", "--exit-with-stdin", "--key-dir", str(keys)]
+    command += ["--tape", str(tape), "--tape-side", side, "--speed", str(speed), "--pause-max", "60"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "base.sandbox", "--tape", str(tape), "--tape-side", side, "--speed", str(speed),
-         "--pause-max", "60", "--key-dir", str(keys), "--exit-with-stdin"],
+        command,
         cwd=PROJECT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     found: dict[str, str] = {}
     for line in process.stdout:
