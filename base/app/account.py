@@ -188,6 +188,7 @@ def _log_change(change: Change) -> None:
     if after is None:
         log_event(logger, logging.INFO, "position_closed", ticker=change.ticker, source=change.why)
         return
+    was: dict[str, object] = {} if before is None else {"was": before.signed_count}
     log_event(
         logger,
         logging.INFO,
@@ -195,9 +196,10 @@ def _log_change(change: Change) -> None:
         ticker=change.ticker,
         side=after.outcome_side.value,
         count=after.count,
-        was=before.signed_count if before is not None else None,
         entry=round(after.entry_price, 4),
         source=change.why,
+        exc_info=False,
+        **was,
     )
 
 
