@@ -21,14 +21,16 @@ from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.log import log_event
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
 from base.model.market import Market
-from base.model.position import Fill, Position
+from base.model.position import Fill
 from base.model.rules import ExitRule
 from base.risk.price_needs import Refresh, Why
-from base.store.portfolio import Change, Portfolio
+from base.store.portfolio import AGREEMENT_S, Change, HeldRead, Portfolio
 
 logger = logging.getLogger(__name__)
 
 RECONCILE_SPACING_S = 1.0
+UNREAD_S_MAX = 15.0
+"""Beyond its interval, a complete read may be so late before `/healthz` says that it is missing."""
 
 
 class RequiredSink(Protocol):
@@ -86,14 +88,14 @@ class MarketDirectory:
 
 
 class Account:
-    """Listens to the stream and reconciles. `read_positions` returns one complete read by ticker (and
-    raises otherwise); `is_paper` leaves the stream's words on the real account to the reads."""
+    """Listens to the stream and reconciles. `read_positions` returns one complete read (and raises
+    otherwise); `is_paper` leaves the stream's words on the real account to the reads."""
 
     def __init__(
         self,
         portfolio: Portfolio,
         directory: MarketDirectory,
-        read_positions: Callable[[], Mapping[str, Position]],
+        read_positions: Callable[[], HeldRead],
         request_prices: Callable[[Refresh], None],
         interval_s: float,
         clock: Clock,
@@ -106,6 +108,8 @@ class Account:
         self._request_prices = request_prices
         self._clock = clock
         self._is_paper = is_paper
+        self._lock = threading.Lock()  # guards the field below
+        self._unreadable: tuple[str, ...] = ()
         self._desk: ExitDesk | None = None
         self._sweep_soon: Callable[[], None] = lambda: None
         self.service = PeriodicService(
@@ -161,15 +165,33 @@ class Account:
 
     # --- reads --------------------------------------------------------------------------------------
 
-    def reconcile(self) -> None:
-        """Compare with one complete read. Raises BotError when there is none; nothing changes then."""
+    def reconcile(self) -> float | None:
+        """Compare with one complete read. Raises BotError when there is none; nothing changes then.
+
+        Returns after how many seconds a second read has to judge what was missing from this one.
+        """
         was_loaded = self._portfolio.is_loaded
         started_at = self._clock.monotonic()
-        rows = self._read_positions()
-        changes = self._portfolio.apply_read(rows, started_at)
+        read = self._read_positions()
+        changes = self._portfolio.apply_read(read.positions, started_at, is_whole=not read.unreadable)
+        with self._lock:
+            self._unreadable = read.unreadable
         self._changed(changes)
         level = logging.INFO if changes or not was_loaded else logging.DEBUG
-        log_event(logger, level, "reconciled", positions=len(rows), changes=len(changes))
+        log_event(logger, level, "reconciled", positions=len(read.positions), changes=len(changes))
+        return AGREEMENT_S + 0.1 if self._portfolio.has_missing() else None
+
+    def doubts(self) -> list[str]:
+        """Why what is held may not be known in full now; for `/healthz`."""
+        last = self._portfolio.last_read_at
+        with self._lock:
+            unreadable = self._unreadable
+        doubts = [f"position {ticker} cannot be read" for ticker in unreadable]
+        if last is None:
+            doubts.append("positions have not been read from the exchange yet")
+        elif (age_s := self._clock.monotonic() - last) > UNREAD_S_MAX + self.service.interval_s:
+            doubts.append(f"positions have not been read for {age_s:.0f} s")
+        return doubts
 
     def _changed(self, changes: list[Change]) -> None:
         if not changes:

@@ -15,9 +15,9 @@ from decimal import ROUND_DOWN, Decimal
 from base.clock import Clock
 from base.errors import BotError, OrderOutcomeUnknown
 from base.execution.gateway import Gateway
-from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.log import log_event
-from base.model.market import ONE, ZERO, Market, OutcomeSide
+from base.model.market import ONE, ZERO, Market, MarketStatus, OutcomeSide
 from base.model.order import OrderRequest, TimeInForce, entry_book_side, to_yes_leg
 from base.risk.limits import Approved, Denied, Limits, check_entry
 from base.risk.trading_state import TradingState
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 RESERVED_S = 60.0
 """How long an entry of unknown outcome stays reserved; two complete reads fall into it."""
+ENTRY_ID_PREFIX = "be"
+"""Entries' client order ids start like this, so that a restart knows its own positions by their orders."""
 HUNDREDTH = Decimal("0.01")
 
 
@@ -56,6 +58,7 @@ class EntryDesk:
         clock: Clock,
         is_exiting: Callable[[str], bool] = lambda ticker: False,
         request_reconcile: Callable[[], None] = lambda: None,
+        is_confirmed: Callable[[str], bool] = lambda ticker: False,
     ) -> None:
         self._gateway = gateway
         self._portfolio = portfolio
@@ -66,6 +69,7 @@ class EntryDesk:
         self._clock = clock
         self._is_exiting = is_exiting
         self._request_reconcile = request_reconcile
+        self._is_confirmed = is_confirmed
         self._reservations: list[_Reservation] = []
 
     def place(self, intent: OrderIntent) -> bool:
@@ -75,49 +79,13 @@ class EntryDesk:
         entry = self._cache.get(intent.ticker)
         market = entry.market if entry is not None else Market(intent.ticker)
         price, count = _on_grid(intent, market), intent.count.quantize(HUNDREDTH, ROUND_DOWN)
-        if not ZERO < price < ONE or count <= 0:
-            log_event(
-                logger,
-                logging.WARNING,
-                "entry_denied",
-                ticker=intent.ticker,
-                why=f"{intent.count} at {intent.price} is no order",
-            )
-            return False
-        verdict = self._judge(intent.ticker, price * count)
-        if isinstance(verdict, Denied):
-            log_event(
-                logger,
-                logging.WARNING,
-                "entry_denied",
-                ticker=intent.ticker,
-                code=verdict.code.value,
-                why=verdict.detail,
-            )
-            return False
-        held = self._portfolio.get(intent.ticker)
-        if held is not None and held.outcome_side is not intent.outcome_side:
-            # Buying the other side would reduce, not open: that is an exit's business.
-            log_event(
-                logger,
-                logging.WARNING,
-                "entry_denied",
-                ticker=intent.ticker,
-                why=f"{held.outcome_side.value} is held",
-            )
-            return False
-        if self._is_exiting(intent.ticker):
-            log_event(
-                logger,
-                logging.WARNING,
-                "entry_denied",
-                ticker=intent.ticker,
-                why="an exit is under way: it would sell what is bought",
-            )
+        why_not = self._why_not(intent, entry, price, count)
+        if why_not:
+            log_event(logger, logging.WARNING, "entry_denied", ticker=intent.ticker, why=why_not)
             return False
         request = OrderRequest(
             ticker=intent.ticker,
-            client_order_id=f"be{uuid.uuid4().hex[:24]}",
+            client_order_id=f"{ENTRY_ID_PREFIX}{uuid.uuid4().hex[:24]}",
             book_side=entry_book_side(intent.outcome_side),
             count=count,
             price=to_yes_leg(price, intent.outcome_side),
@@ -127,6 +95,26 @@ class EntryDesk:
         )
         self._reservations.append(_Reservation(intent.ticker, price * count, now + RESERVED_S))
         return self._send(intent, request)
+
+    def _why_not(self, intent: OrderIntent, entry: PriceEntry | None, price: Decimal, count: Decimal) -> str:
+        """Why this entry is not sent, "" when it may be."""
+        ticker = intent.ticker
+        if not ZERO < price < ONE or count <= 0:
+            return f"{intent.count} at {intent.price} is no order"
+        if entry is None or entry.market.status_at(self._clock.now()) is not MarketStatus.ACTIVE:
+            return "its market is not known to be open: name it in watches() first"
+        if entry.quote is None or (
+            entry.is_stale(self._clock.monotonic()) and not self._is_confirmed(ticker)
+        ):
+            return "no fresh price is known"
+        held = self._portfolio.get(ticker)
+        if held is not None and held.outcome_side is not intent.outcome_side:
+            # Buying the other side would reduce, not open: that is an exit's business.
+            return f"{held.outcome_side.value} is held"
+        if self._is_exiting(ticker):
+            return "an exit of this market is under way"
+        verdict = self._judge(ticker, price * count)
+        return f"{verdict.code.value}: {verdict.detail}" if isinstance(verdict, Denied) else ""
 
     def _judge(self, ticker: str, cost: Decimal) -> Approved | Denied:
         positions = self._portfolio.positions()

@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from base.app.config import Config
+from base.app.entries import ENTRY_ID_PREFIX
 from base.clock import Clock
 from base.errors import BotError
+from base.kalshi.documents import PositionRow, to_position
 from base.kalshi.order_connection import OrderConnection
-from base.kalshi.rate_limit import Quota, RateLimiter, RequestStats
-from base.kalshi.rest_client import RestClient
+from base.kalshi.rate_limit import Lane, Quota, RateLimiter, RequestStats
+from base.kalshi.rest_client import RestClient, UnreadablePositions
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer, load_signer
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
+from base.store.portfolio import HeldRead
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,24 @@ class Exchange:
             cache.apply_market(snapshot.market, snapshot.quote.received_monotonic)
             cache.apply(snapshot.quote)
         return len(snapshots)
+
+    def read_held(self, lane: Lane = Lane.RECONCILE) -> HeldRead:
+        """One complete read of all positions. Raises BotError when there is none."""
+        rows: Sequence[PositionRow]
+        unreadable: tuple[str, ...] = ()
+        try:
+            rows = self.rest.get_positions(lane)
+        except UnreadablePositions as exc:
+            log_event(logger, logging.ERROR, "positions_unreadable", why=exc)
+            rows, unreadable = exc.rows, tuple(r.ticker or "?" for r in exc.unreadable)
+        held = [to_position(row) for row in rows]
+        return HeldRead({p.ticker: p for p in held if p is not None}, unreadable)
+
+    def tickers_entered(self) -> set[str]:
+        """Markets in which this program has placed entries, by their client order ids, as far back as the
+        exchange lists orders (about two weeks). Raises BotError."""
+        orders = self.rest.get_orders()
+        return {o.ticker for o in orders if o.client_order_id.startswith(ENTRY_ID_PREFIX)}
 
     def seed_limits(self) -> None:
         """Take the account's own budget; on failure the Basic tier's stays assumed."""

@@ -22,7 +22,6 @@ from base.clock import Clock, SystemClock
 from base.errors import BotError
 from base.execution.exits import ExitDesk, ExitOrder
 from base.execution.gateway import PriceView
-from base.kalshi.documents import to_position
 from base.kalshi.rate_limit import Lane
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.position import Position
@@ -157,10 +156,11 @@ class Flatten:
 
     def _read(self, ticker: str | None) -> dict[str, Position]:
         started_at = self._clock.monotonic()
-        rows = (to_position(row) for row in self._exchange.rest.get_positions(lane=Lane.EXIT))
-        held = {p.ticker: p for p in rows if p is not None}
-        self._portfolio.apply_read(held, started_at)
-        return {t: p for t, p in held.items() if ticker is None or t == ticker}
+        read = self._exchange.read_held(Lane.EXIT)
+        for unreadable in read.unreadable:
+            self._say(f"{unreadable}: its row cannot be read, so it is left alone")
+        self._portfolio.apply_read(read.positions, started_at, is_whole=not read.unreadable)
+        return {t: p for t, p in read.positions.items() if ticker is None or t == ticker}
 
     def _price_of(self, ticker: str) -> PriceView | None:
         entry = self._cache.get(ticker)

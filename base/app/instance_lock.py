@@ -26,39 +26,33 @@ class InstanceLock:
     """
 
     def __init__(self, key_id: str, directory: Path | None = None) -> None:
-        self._directory = directory if directory is not None else default_directory(os.environ)
+        directories = [directory] if directory is not None else lock_directories(os.environ)
         digest = hashlib.sha256(key_id.encode()).hexdigest()[:32]  # the name must not tell the key
-        self.path = self._directory / f"{digest}.lock"
-        self._descriptor: int | None = None
+        self.paths = tuple(d / f"{digest}.lock" for d in directories)
+        self._descriptors: list[int] = []
+
+    @property
+    def path(self) -> Path:
+        """The first of the lock's files."""
+        return self.paths[0]
 
     def acquire(self) -> None:
         """Take the lock. Raises AlreadyRunningError at once when another process holds it."""
-        if self._descriptor is not None:
+        if self._descriptors:
             return
-        _make_private_directory(self._directory)
-        descriptor = _open_lock_file(self.path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, PID_BYTES_MAX, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            raise AlreadyRunningError(
-                f"another instance (process {holder or 'unknown'}) runs with this API key; stop it first, "
-                f"or use another key (lock file {self.path})"
-            ) from None
-        except OSError as exc:
-            os.close(descriptor)
-            raise _unusable(self.path, exc.strerror or str(exc)) from exc
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._descriptor = descriptor
+            for path in self.paths:
+                self._descriptors.append(_lock(path))
+        except (AlreadyRunningError, ConfigError):
+            self.release()
+            raise
 
     def release(self) -> None:
         """Let go of the lock; does nothing when it is not held."""
-        if self._descriptor is not None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # a child just being started still has a copy open
-            os.close(self._descriptor)
-            self._descriptor = None
+        for descriptor in self._descriptors:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child just being started still has a copy open
+            os.close(descriptor)
+        self._descriptors = []
 
     def __enter__(self) -> InstanceLock:
         self.acquire()
@@ -68,6 +62,36 @@ class InstanceLock:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _lock(path: Path) -> int:
+    """Lock one file for this process; return its descriptor."""
+    _make_private_directory(path.parent)
+    descriptor = _open_lock_file(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, PID_BYTES_MAX, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise AlreadyRunningError(
+            f"another instance (process {holder or 'unknown'}) runs with this API key; stop it first, "
+            f"or use another key (lock file {path})"
+        ) from None
+    except OSError as exc:
+        os.close(descriptor)
+        raise _unusable(path, exc.strerror or str(exc)) from exc
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def lock_directories(environ: Mapping[str, str]) -> list[Path]:
+    """Where the lock is taken: in the default directory, and below the temporary one in any case.
+
+    One alone depends on a variable that a service and a login shell may see differently.
+    """
+    temporary = Path(tempfile.gettempdir()) / f"backstop-{os.geteuid()}"
+    return list(dict.fromkeys((default_directory(environ), temporary)))
 
 
 def default_directory(environ: Mapping[str, str], runtime_root: Path = Path("/run/user")) -> Path:

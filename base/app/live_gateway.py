@@ -54,9 +54,12 @@ class LiveGateway:
     def open_sender(self) -> OrderSender:
         return _WarmConnection(self._open_connection(), self._clock)
 
+    # Look-ups stand behind price reads: in an outage many orders are unknown at once, and their questions
+    # must not cost the other positions their prices.
+
     def find_order(self, ticker: str, client_order_id: str) -> FoundOrder | None:
         # There is no client_order_id filter (OpenAPI 3.34): list the market's orders and match.
-        for order in self._rest.get_orders(ticker=ticker, lane=Lane.EXIT):
+        for order in self._rest.get_orders(ticker=ticker, lane=Lane.RECONCILE):
             if order.client_order_id == client_order_id:
                 price = self._average_price(order.order_id) if order.fill_count > 0 else None
                 return FoundOrder(order.order_id, order.status, order.fill_count, price, order.fees)
@@ -64,13 +67,13 @@ class LiveGateway:
 
     def _average_price(self, order_id: str) -> Decimal | None:
         """YES-leg dollars a contract; from the fills, because an order's own price is its limit."""
-        fills = self._rest.get_fills(order_id=order_id, lane=Lane.EXIT)
+        fills = self._rest.get_fills(order_id=order_id, lane=Lane.RECONCILE)
         count = sum((f.count for f in fills), Decimal(0))
         return sum((f.count * f.yes_price for f in fills), Decimal(0)) / count if count else None
 
     def data_as_of(self) -> float | None:
         try:
-            return self._rest.get_user_data_timestamp(lane=Lane.EXIT)
+            return self._rest.get_user_data_timestamp(lane=Lane.RECONCILE)
         except BotError as exc:
             # Without its word on how fresh reads are, patience has to do; a look-up must not fail on it.
             logger.debug("user_data_timestamp: %s", exc)

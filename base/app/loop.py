@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from types import FrameType
 from typing import Any
@@ -36,19 +36,17 @@ from base.app.sandbox_process import EmbeddedSandbox
 from base.app.supervisor import Supervisor, Watched
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
-from base.errors import ConfigError
+from base.errors import BotError, ConfigError
 from base.execution.exits import ExitDesk
 from base.execution.gateway import Gateway, PriceView
 from base.execution.paper import PaperGateway
-from base.kalshi.documents import to_position
 from base.kalshi.websocket_client import FeedSettings, NoFeed, WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
-from base.model.position import Position
 from base.risk.limits import Limits
 from base.risk.price_needs import Refresh, Why
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
-from base.store.portfolio import Portfolio
+from base.store.portfolio import HeldRead, Portfolio
 from base.strategy.guard import Guard
 from base.strategy.interface import MarketView, OrderIntent, Strategy, StrategyView, Watching
 from base.strategy.value import Value
@@ -95,20 +93,25 @@ def run_daemon(config: Config) -> int:
             sandbox.stop()
 
 
+def check_strategy_name(name: str) -> None:
+    """Raise ConfigError for a name that can be no strategy, without running any code of the user's."""
+    if name not in STRATEGIES and not all(name.partition(":")):
+        known = ", ".join(sorted(STRATEGIES))
+        raise ConfigError([f"STRATEGY={name!r} is neither built in ({known}) nor package.module:ClassName"])
+
+
 def load_strategy(name: str, settings: Mapping[str, str]) -> Strategy:
     """A built-in strategy by name, or `package.module:ClassName`. Raises ConfigError."""
+    check_strategy_name(name)
     if name in STRATEGIES:
         return STRATEGIES[name](settings)
     module_name, _, class_name = name.partition(":")
-    if not class_name:
-        known = ", ".join(sorted(STRATEGIES))
-        raise ConfigError([f"STRATEGY={name!r} is neither built in ({known}) nor package.module:ClassName"])
     sys.path.insert(0, os.getcwd())  # the user's own module stands beside their .env
     try:
         strategy = getattr(importlib.import_module(module_name), class_name)(settings)
     except ConfigError:
         raise
-    except Exception as exc:  # the user's code: whatever it raises, they need to read it
+    except BaseException as exc:  # the user's code: whatever it raises, exits included, they must read it
         raise ConfigError([f"STRATEGY={name!r} cannot be loaded: {type(exc).__name__}: {exc}"]) from exc
     finally:
         sys.path.pop(0)
@@ -136,7 +139,8 @@ class Daemon:
     def __init__(self, config: Config, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._strategy = load_strategy(config.strategy, config.strategy_settings)
+        check_strategy_name(config.strategy)
+        self._strategy: Strategy | None = None  # made on main once protection runs
         self._rules = RulesInForce(config.rules_file, config.default_rule)
         self._stop = threading.Event()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -226,6 +230,7 @@ class Daemon:
             clock,
             is_exiting=self._desk.is_active,
             request_reconcile=self._account.service.wake,
+            is_confirmed=self._is_confirmed,
         )
         self._board = StatusBoard(self._sources(), config.ui_interval_s, clock)
         self._server = UiServer(
@@ -259,7 +264,7 @@ class Daemon:
             threads=self._thread_health,
             trading_state=self._supervisor.trading_state,
             strategy=self._strategy_status,
-            is_reconciled=lambda: self._portfolio.is_loaded,
+            doubts=self._account.doubts,
         )
 
     # --- views that several threads use -------------------------------------------------------------
@@ -284,10 +289,9 @@ class Daemon:
     def _read_prices(self, tickers: Sequence[str]) -> int:
         return self._exchange.read_prices(tickers, self._cache)
 
-    def _read_positions(self) -> Mapping[str, Position]:
-        rows = [to_position(row) for row in self._exchange.rest.get_positions()]
-        held = {p.ticker: p for p in rows if p is not None}
-        return held if self._paper is None else self._paper.overlay(held)
+    def _read_positions(self) -> HeldRead:
+        read = self._exchange.read_held()
+        return read if self._paper is None else replace(read, positions=self._paper.overlay(read.positions))
 
     # --- the run ------------------------------------------------------------------------------------
 
@@ -318,16 +322,39 @@ class Daemon:
                 why="this version sends no alerts to ALERT_URLS; watch the log or /healthz",
             )
         self._supervisor.start()
+        self._remember_own_positions()
         self._load_what_is_held()
         self._start_threads()
         self._exchange.seed_limits()
-        self._strategy_loop()
+        try:
+            # Only now: however long the user's code takes, protection runs.
+            self._strategy = load_strategy(self._config.strategy, self._config.strategy_settings)
+        except ConfigError:
+            self._stop.set()
+            self._supervisor.wait_for_exit_code()
+            raise
+        self._strategy_loop(self._strategy)
         return self._supervisor.wait_for_exit_code()
+
+    def _remember_own_positions(self) -> None:
+        """With ADOPT_POSITIONS=no, what this program opened before a restart is still its own."""
+        if self._config.adopt_positions:
+            return
+        try:
+            for ticker in self._exchange.tickers_entered():
+                self._adoption.opened_by_us(ticker)
+        except BotError as exc:
+            log_event(
+                logger,
+                logging.ERROR,
+                "own_positions_unknown",
+                why=exc,
+                remedy="positions of earlier runs are not protected now: start again when it answers",
+            )
 
     def _load_what_is_held(self) -> None:
         """The first look at the account and its prices, before the threads; failure is not the end."""
         self._account.service.run_guarded()
-        self._watch_what_the_strategy_wants()
         required = tuple(sorted(self._cache.required))
         if required:
             self._reads.request(Refresh(required, Why.MISSING))
@@ -362,20 +389,20 @@ class Daemon:
 
     # --- the strategy loop --------------------------------------------------------------------------
 
-    def _strategy_loop(self) -> None:
+    def _strategy_loop(self, strategy: Strategy) -> None:
         while not self._stop.is_set():
             started = self._clock.monotonic()
-            self.strategy_pass()
+            self.strategy_pass(strategy)
             self._clock.wait(
                 self._stop, self._config.strategy_interval_s - (self._clock.monotonic() - started)
             )
 
-    def strategy_pass(self) -> None:
+    def strategy_pass(self, strategy: Strategy) -> None:
         """Collect, decide, check, execute, subscribe. Whatever the strategy does, this returns."""
         health = self._health
         try:
-            self._watch_what_the_strategy_wants()
-            intents = self._ask_strategy()
+            self._watch_what_it_wants(strategy)
+            intents = self._ask(strategy)
             for intent in intents:
                 if self._stop.is_set():
                     break
@@ -383,7 +410,7 @@ class Daemon:
                     self._directory.refresh()
                     self._checker.sweep_soon()
             health.failing = False
-        except Exception as exc:  # the strategy is the user's code: it must not take anything else down
+        except BaseException as exc:  # the user's code: even its sys.exit() must not end protection
             health.errors += 1
             health.failing = True
             health.last_error = f"{type(exc).__name__}: {exc}"[:300]
@@ -391,14 +418,14 @@ class Daemon:
         health.passes += 1
         health.last_pass_at = self._clock.monotonic()
 
-    def _watch_what_the_strategy_wants(self) -> None:
-        if isinstance(self._strategy, Watching):
-            wanted = [t for t in self._strategy.watches() if isinstance(t, str)]
+    def _watch_what_it_wants(self, strategy: Strategy) -> None:
+        if isinstance(strategy, Watching):
+            wanted = [t for t in strategy.watches() if isinstance(t, str)]
             if frozenset(wanted) != self._directory.watched:
                 self._directory.watch(wanted)
 
-    def _ask_strategy(self) -> list[OrderIntent]:
-        returned: Iterable[object] = self._strategy.decide(self._strategy_view())
+    def _ask(self, strategy: Strategy) -> list[OrderIntent]:
+        returned: Iterable[object] = strategy.decide(self._strategy_view())
         intents: list[OrderIntent] = []
         for item in returned:
             if not isinstance(item, OrderIntent) or not _is_sane(item):

@@ -11,20 +11,22 @@ from base.clock import Clock
 logger = logging.getLogger(__name__)
 
 FAILURES_LOGGED_EVERY_S = 60.0
+RETRY_S_INITIAL = 1.0
 
 
 class PeriodicService:
     """Calls `run_once` every `interval_s`, sooner when woken, never more often than `spacing_s`.
 
     An exception ends the pass, not the thread: it is logged (with a traceback at most once a minute)
-    and counted, and the pass does not count as completed.
+    and counted, the pass does not count as completed, and the next one comes after 1, 2, 4, … s instead
+    of a whole interval. A pass may return after how many seconds it wants the next one.
     """
 
     def __init__(
         self,
         name: str,
         interval_s: float,
-        run_once: Callable[[], None],
+        run_once: Callable[[], float | None],
         clock: Clock,
         spacing_s: float = 0.0,
     ) -> None:
@@ -39,6 +41,8 @@ class PeriodicService:
         self._lock = threading.Lock()  # guards the fields below
         self._last_pass_at: float | None = None
         self._failures = 0
+        self._failed_in_a_row = 0
+        self._wanted_in_s: float | None = None
         self._last_logged_at: float | None = None
 
     def start(self) -> None:
@@ -83,11 +87,12 @@ class PeriodicService:
     def run_guarded(self) -> bool:
         """One pass; return whether it was completed."""
         try:
-            self._run_once()
+            wanted_in_s = self._run_once()
         except Exception:  # safety net: the next pass must come
             now = self._clock.monotonic()
             with self._lock:
                 self._failures += 1
+                self._failed_in_a_row += 1
                 is_due = self._last_logged_at is None or now - self._last_logged_at >= FAILURES_LOGGED_EVERY_S
                 if is_due:
                     self._last_logged_at = now
@@ -96,7 +101,18 @@ class PeriodicService:
             return False
         with self._lock:
             self._last_pass_at = self._clock.monotonic()
+            self._failed_in_a_row = 0
+            self._wanted_in_s = wanted_in_s
         return True
+
+    def next_delay_s(self) -> float:
+        """Seconds from the start of the last pass to the start of the next."""
+        with self._lock:
+            if self._failed_in_a_row:
+                return min(self.interval_s, RETRY_S_INITIAL * 2.0 ** min(self._failed_in_a_row - 1, 20))
+            if self._wanted_in_s is not None:
+                return min(self.interval_s, self._wanted_in_s)
+            return self.interval_s
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -105,4 +121,4 @@ class PeriodicService:
             self.run_guarded()
             self._clock.wait(self._stop, min(self._spacing_s, self.interval_s))
             if not self._stop.is_set():
-                self._clock.wait(self._wake, self.interval_s - (self._clock.monotonic() - started))
+                self._clock.wait(self._wake, self.next_delay_s() - (self._clock.monotonic() - started))

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 VERSION = "0.1.0"
 SUMMARY_EVERY_S = 60.0
 EXITS_SHOWN = 50
+EXIT_S_MAX = 5.0
+"""An exit that takes longer than this from its trigger is named in `/healthz`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class StatusSources:
     threads: Callable[[], Mapping[str, ThreadHealth]]
     trading_state: Callable[[], tuple[TradingState, str]]
     strategy: Callable[[], Mapping[str, Any]]
-    is_reconciled: Callable[[], bool]
+    doubts: Callable[[], list[str]]
 
 
 class StatusBoard:
@@ -126,10 +128,12 @@ class StatusBoard:
                 reasons.append(f"thread {name} is {'late' if health.alive else 'dead'}")
         exits = s.exits()
         for episode in exits:
+            age_s = self._clock.now() - episode.opened_at
             if episode.state == EpisodeState.BLOCKED.value:
                 reasons.append(f"exit of {episode.ticker} is blocked: {episode.why}")
-        if not s.is_reconciled():
-            reasons.append("positions have not been read from the exchange yet")
+            elif episode.state != EpisodeState.CLOSED.value and age_s > EXIT_S_MAX:
+                reasons.append(f"exit of {episode.ticker} is {episode.state} since {age_s:.0f} s")
+        reasons += s.doubts()
         if strategy.get("failing"):
             reasons.append(f"strategy: {strategy.get('last_error')}")
         return {

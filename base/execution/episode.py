@@ -84,6 +84,8 @@ class Episode:
     probed_at: float = -math.inf
     failed_probes: int = 0
     lookups: int = 0
+    lookups_in_all: int = 0
+    """Since the outcome became unknown, resends included; sets the pace."""
     resends: int = 0
     exists_at_exchange: bool = False
     """The exchange has said that it knows the order's id (409)."""
@@ -158,7 +160,8 @@ def patience_after(zero_fills: int) -> float:
     return PATIENCE_S[min(zero_fills, len(PATIENCE_S)) - 1]
 
 
-LOOKUP_DELAYS_S = (0.1, 0.25, 0.5, 1.0, 1.0, 2.0)
+LOOKUP_DELAYS_S = (0.1, 0.25, 0.5, 1.0, 1.0, 2.0, 3.0, 5.0)
+"""Between look-ups of one unknown order; a resend does not start over."""
 READ_BARRIER_S = 1.0
 """Reads that are complete up to this long after the order left would show it."""
 LOOKUP_PATIENCE_S = 4.0

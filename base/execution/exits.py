@@ -51,6 +51,8 @@ from base.store.portfolio import Portfolio
 logger = logging.getLogger(__name__)
 
 WORKERS = 4
+WORKERS_MAX = 24
+EXTRA_IDLE_S = 10.0
 IDLE_S = 0.5
 """How often an idle worker signs ahead and looks after its connection."""
 UNVOUCHED_AGE_S_MAX = 5.0
@@ -135,11 +137,16 @@ class ExitDesk:
         self._views: OrderedDict[str, EpisodeView] = OrderedDict()
         self._updates: OrderedDict[str, OrderUpdate] = OrderedDict()
         self._is_draining = False
+        self._is_started = False
+        self._busy = 0
+        self._extras: set[threading.Thread] = set()
 
     # --- what other threads may call ----------------------------------------------------------------
 
     def start(self) -> None:
         """Start the workers, or new ones where they have died."""
+        with self._lock:
+            self._is_started = True
         for i, thread in enumerate(self._threads):
             if thread is None or not thread.is_alive():
                 fresh = threading.Thread(target=self._run, name=f"exit-{i + 1}", daemon=True)
@@ -166,7 +173,9 @@ class ExitDesk:
         self._stop.set()
         with self._work:
             self._work.notify_all()
-        for thread in self._threads:
+        with self._lock:
+            extras = list(self._extras)
+        for thread in [*self._threads, *extras]:
             if thread is not None:
                 thread.join(max(0.1, deadline - self._clock.monotonic()))
         return finished
@@ -198,6 +207,7 @@ class ExitDesk:
             self._due[order.ticker] = self._clock.monotonic()
             self._publish_locked(episode)
             self._work.notify()
+            self._grow_locked()
         log_event(
             logger,
             logging.WARNING,
@@ -235,6 +245,7 @@ class ExitDesk:
                 return
             self._due[ticker] = self._clock.monotonic()
             self._work.notify()
+            self._grow_locked()
 
     def order_update(self, update: OrderUpdate) -> None:
         """Remember what the stream says of an order: it may resolve an unknown outcome."""
@@ -274,6 +285,37 @@ class ExitDesk:
         finally:
             sender.close()
 
+    def _grow_locked(self) -> None:
+        """Start one more worker when something is due and all are at work: an exchange that does not
+        answer some orders must not hold up the others."""
+        now = self._clock.monotonic()
+        waiting = sum(due <= now for due in self._due.values())
+        workers = len(self._threads) + len(self._extras)
+        if not self._is_started or waiting <= workers - self._busy or workers >= WORKERS_MAX:
+            return
+        extra = threading.Thread(target=self._run_extra, name=f"exit-{workers + 1}", daemon=True)
+        self._extras.add(extra)
+        extra.start()
+
+    def _run_extra(self) -> None:
+        """A worker for a busy time: it goes when it has found nothing to do for a while."""
+        last_work_at = self._clock.monotonic()
+        try:
+            sender = self._gateway.open_sender()
+            try:
+                while not self._stop.is_set() and self._clock.monotonic() - last_work_at < EXTRA_IDLE_S:
+                    if self.run_once(sender):
+                        last_work_at = self._clock.monotonic()
+                    else:
+                        self._wait_for_work()
+            finally:
+                sender.close()
+        except Exception:  # safety net: the standing workers go on
+            logger.exception("event=exit_worker_error")
+        finally:
+            with self._lock:
+                self._extras.discard(threading.current_thread())
+
     def _wait_for_work(self) -> None:
         """Wait until an episode is due, at most `IDLE_S`. What became due before is seen under the lock."""
         with self._work:
@@ -311,10 +353,12 @@ class ExitDesk:
                 return None
             ticker = max(due, key=lambda t: self._active[t].at_risk)
             del self._due[ticker]
+            self._busy += 1
             return self._active[ticker]
 
     def _put_back(self, episode: Episode, delay_s: float) -> None:
         with self._lock:
+            self._busy -= 1
             if episode.state is EpisodeState.CLOSED:
                 del self._active[episode.ticker]
             else:
@@ -399,6 +443,7 @@ class ExitDesk:
         episode.attempts += 1
         episode.exists_at_exchange = False
         episode.resends = 0
+        episode.lookups_in_all = 0
         return self._send(episode, request, sender)
 
     def _fresh_view(self, ticker: str) -> PriceView | None:
@@ -442,7 +487,7 @@ class ExitDesk:
                 client_order_id=request.client_order_id,
                 why=exc,
             )
-            return LOOKUP_DELAYS_S[0]
+            return _lookup_pace_s(episode)
         except TransientError as exc:
             is_rate = isinstance(exc, RateLimitedError)
             log_event(logger, logging.WARNING, "exit_not_sent", ticker=episode.ticker, why=exc)
@@ -558,7 +603,15 @@ class ExitDesk:
         if refusal.look_up:
             self._mark_unknown(episode)
             episode.exists_at_exchange = True
-            return LOOKUP_DELAYS_S[0]
+            log_event(
+                logger,
+                logging.ERROR,
+                "exit_unknown",
+                ticker=episode.ticker,
+                client_order_id=episode.order.client_order_id if episode.order is not None else None,
+                why=exc,
+            )
+            return _lookup_pace_s(episode)
         if is_resend:
             # A pause or a limit may be checked before the id is: the first sending may still have acted.
             return self._stay_unknown(episode, max(PROBE_S, refusal.delay_s), 10.0)
@@ -609,7 +662,8 @@ class ExitDesk:
         if told is not None and (told.average_yes_price is not None or told.fill_count == 0):
             return self._account(episode, request, told)
         episode.lookups += 1
-        delay_s = LOOKUP_DELAYS_S[min(episode.lookups, len(LOOKUP_DELAYS_S) - 1)]
+        episode.lookups_in_all += 1
+        delay_s = _lookup_pace_s(episode)
         try:
             found = self._gateway.find_order(episode.ticker, request.client_order_id)
             as_of = None if found is not None else self._gateway.data_as_of()
@@ -725,3 +779,8 @@ class ExitDesk:
             took_s=round(episode.closed_at - episode.opened_at, 3),
         )
         return 0.0
+
+
+def _lookup_pace_s(episode: Episode) -> float:
+    """Seconds to the next look-up: slower the longer the outcome is unknown, resends included."""
+    return LOOKUP_DELAYS_S[min(episode.lookups_in_all, len(LOOKUP_DELAYS_S) - 1)]

@@ -161,7 +161,7 @@ class _PositionRow(msgspec.Struct):
 
 
 class _PositionPage(msgspec.Struct):
-    market_positions: list[_PositionRow]
+    market_positions: list[dict[str, Any]]
     cursor: str | None = None
 
 
@@ -178,10 +178,26 @@ class PositionRow:
     last_updated_ts: float | None
 
 
-def parse_position_page(body: bytes) -> tuple[tuple[PositionRow, ...], str | None]:
-    """Rows and next cursor. One row that cannot be proved spoils the page: positions are whole or unknown."""
+@dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """A position that is there and cannot be proved: `ticker` is "" where not even that is told."""
+
+    ticker: str
+    why: str
+
+
+def parse_position_page(body: bytes) -> tuple[tuple[PositionRow | UnreadableRow, ...], str | None]:
+    """Rows and next cursor. A row that cannot be proved is told as such and costs the others nothing."""
     page = convert(body, _PositionPage)
-    return tuple(map(_position_row, page.market_positions)), page.cursor
+    return tuple(map(_readable, page.market_positions)), page.cursor
+
+
+def _readable(raw: dict[str, Any]) -> PositionRow | UnreadableRow:
+    try:
+        return _position_row(msgspec.convert(raw, _PositionRow))
+    except (WireError, msgspec.ValidationError) as exc:
+        ticker = raw.get("ticker")
+        return UnreadableRow(ticker if isinstance(ticker, str) else "", str(exc))
 
 
 def _position_row(m: _PositionRow) -> PositionRow:

@@ -38,7 +38,7 @@ from base.kalshi.account_documents import (
     Settlement,
 )
 from base.kalshi.backoff import Backoff
-from base.kalshi.documents import MarketSnapshot, PositionRow
+from base.kalshi.documents import MarketSnapshot, PositionRow, UnreadableRow
 from base.kalshi.order_entry import ORDERS_PATH, CancelAck
 from base.kalshi.rate_limit import (
     AccountLimits,
@@ -76,6 +76,16 @@ ORDERS_PER_PAGE = 200
 _CHUNK_BYTES = 65_536
 
 _R = TypeVar("_R")
+
+
+class UnreadablePositions(WireError):
+    """Some rows of a complete list cannot be proved; `rows` are those that can."""
+
+    def __init__(self, rows: tuple[PositionRow, ...], unreadable: tuple[UnreadableRow, ...]) -> None:
+        first = unreadable[0]
+        super().__init__(f"{len(unreadable)} position(s) unreadable, first {first.ticker!r}: {first.why}")
+        self.rows = rows
+        self.unreadable = unreadable
 
 
 class RestClient:
@@ -186,15 +196,25 @@ class RestClient:
     # --- portfolio ----------------------------------------------------------------------------------------
 
     def get_positions(self, lane: Lane = Lane.RECONCILE) -> list[PositionRow]:
-        """All unsettled positions. Raises rather than return an incomplete list: absence here means flat."""
+        """All unsettled positions. Raises rather than return an incomplete list: absence here means flat.
+
+        Where single rows cannot be proved it raises `UnreadablePositions`, which carries the others.
+        """
         params = {
             "settlement_status": "unsettled",
             "count_filter": "position",
             "limit": str(ROWS_PER_PAGE),
         }
         rows: dict[str, PositionRow] = {}
+        unreadable: list[UnreadableRow] = []
         for page in self._rows("/portfolio/positions", params, lane, documents.parse_position_page):
-            rows |= {row.ticker: row for row in page}  # a row that moved while paging: the later read counts
+            for row in page:  # a row that moved while paging: the later read counts
+                if isinstance(row, UnreadableRow):
+                    unreadable.append(row)
+                else:
+                    rows[row.ticker] = row
+        if unreadable:
+            raise UnreadablePositions(tuple(rows.values()), tuple(unreadable))
         return list(rows.values())
 
     def get_orders(

@@ -29,6 +29,9 @@ from base.model.position import Fill, Position
 
 READ_LAG_S = 3.0
 """A read that began less than this after a change may not show it yet (recorded: 360 ms and more)."""
+AGREEMENT_S = 10.0
+"""Two reads that do not show a position agree only when so much time lies between them: a backend that
+answers with an empty list for a moment answers so to every read of that moment."""
 REMEMBERED_MAX = 20_000
 """Trade and order ids remembered; older ones are forgotten first."""
 
@@ -49,6 +52,15 @@ class Change:
     @property
     def is_closed(self) -> bool:
         return self.before is not None and self.after is None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRead:
+    """One complete read of what is held, by ticker; `unreadable` names positions that are there and whose
+    row cannot be proved."""
+
+    positions: Mapping[str, Position]
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +108,7 @@ class Portfolio:
         self._answer_ts_ms: dict[str, int] = {}  # of the newest answer applied
         self._in_flight: dict[str, str] = {}  # client order id -> ticker: answers awaited
         self._last_read_at: float | None = None
-        self._missing_once: set[str] = set()
+        self._missing_since: dict[str, float] = {}  # held here, and missing from reads since then
         self._trades: OrderedDict[str, None] = OrderedDict()
         self._orders: OrderedDict[str, _OrderCount] = OrderedDict()
         self._is_loaded = False
@@ -126,6 +138,11 @@ class Portfolio:
         with self._lock:
             return self._is_loaded
 
+    def has_missing(self) -> bool:
+        """Whether something held here was missing from the last read, and a second one has to judge."""
+        with self._lock:
+            return bool(self._missing_since)
+
     @property
     def last_read_at(self) -> float | None:
         """Monotonic time at which the newest complete read left, None before the first."""
@@ -135,7 +152,7 @@ class Portfolio:
     def is_doubted(self, ticker: str) -> bool:
         """Whether the newest complete read did not show this position; the next one decides."""
         with self._lock:
-            return ticker in self._missing_once
+            return ticker in self._missing_since
 
     def ledger(self) -> Ledger:
         with self._lock:
@@ -236,8 +253,8 @@ class Portfolio:
     def apply_update(self, update: PositionUpdate) -> Change | None:
         """Take in a `market_position` message that opens, grows or flips a position.
 
-        One that shrinks it is left to its fill, which carries the price, and to the next read: callers
-        ask for one when this returns None and the counts differ.
+        One that shrinks it is left to its fill, which carries the price, and to the next read, for which
+        it counts as a first witness: callers ask for one when this returns None and the counts differ.
         """
         with self._lock:
             before = self._positions.get(update.ticker)
@@ -245,6 +262,8 @@ class Portfolio:
             if update.subaccount != 0 or held == update.count:
                 return None
             if abs(update.count) < abs(held) and update.count * held >= 0:
+                if update.count == 0:
+                    self._missing_since[update.ticker] = self._clock.monotonic() - AGREEMENT_S
                 return None
             changed_at = self._changed_at.get(update.ticker)
             is_settling = changed_at is not None and self._clock.monotonic() - changed_at < READ_LAG_S
@@ -254,37 +273,51 @@ class Portfolio:
                 return None
             price = abs(update.cost / update.count) if update.count else ZERO
             side = OutcomeSide.YES if update.count > 0 else OutcomeSide.NO
-            return self._set_locked(
+            change = self._set_locked(
                 update.ticker, update.count, to_yes_leg(min(price, Decimal(1)), side), "market_position", None
             )
+            if change is not None and change.after is not None and 0 < price < 1:
+                # The message tells the cost of the whole position, not of what was added.
+                exact = replace(change.after, entry_price=price)
+                self._positions[update.ticker] = exact
+                change = replace(change, after=exact)
+            return change
 
-    def apply_read(self, rows: Mapping[str, Position], started_at: float) -> list[Change]:
-        """Take in one *complete* read of all positions that left at monotonic `started_at`."""
+    def apply_read(
+        self, rows: Mapping[str, Position], started_at: float, *, is_whole: bool = True
+    ) -> list[Change]:
+        """Take in one *complete* read of all positions that left at monotonic `started_at`.
+
+        Where single rows of it could not be read (`is_whole` False), it adds and changes what it shows
+        and says nothing about what it does not show.
+        """
         changes: list[Change] = []
         with self._lock:
             awaited = set(self._in_flight.values())
-            for ticker in {*rows, *self._positions} - awaited:
+            known = {*rows, *self._positions} if is_whole else set(rows)
+            for ticker in known - awaited:
                 changed_at = self._changed_at.get(ticker)
                 if changed_at is not None and started_at - changed_at < READ_LAG_S:
                     continue
-                change = self._apply_row_locked(ticker, rows.get(ticker))
+                change = self._apply_row_locked(ticker, rows.get(ticker), started_at)
                 if change is not None:
                     changes.append(change)
-            self._missing_once &= set(self._positions)
-            self._is_loaded = True
-            self._last_read_at = started_at
+            self._missing_since = {t: at for t, at in self._missing_since.items() if t in self._positions}
+            if is_whole:
+                self._is_loaded = True
+                self._last_read_at = started_at
         return changes
 
-    def _apply_row_locked(self, ticker: str, row: Position | None) -> Change | None:
+    def _apply_row_locked(self, ticker: str, row: Position | None, started_at: float) -> Change | None:
         before = self._positions.get(ticker)
         if row is None:
-            if ticker not in self._missing_once:
-                self._missing_once.add(ticker)
+            since = self._missing_since.setdefault(ticker, started_at)
+            if started_at - since < AGREEMENT_S:
                 return None
-            self._missing_once.discard(ticker)
+            del self._missing_since[ticker]
             del self._positions[ticker]
             return Change(ticker, before, None, "reconciled")
-        self._missing_once.discard(ticker)
+        self._missing_since.pop(ticker, None)
         if before is None or before.outcome_side is not row.outcome_side:
             self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
             # A read does not say since when; without a time no `exit_after_entry_s` would ever run out.
@@ -302,7 +335,7 @@ class Portfolio:
     ) -> Change | None:
         before = self._positions.get(ticker)
         self._changed_at[ticker] = self._clock.monotonic()
-        self._missing_once.discard(ticker)
+        self._missing_since.pop(ticker, None)
         held = before.signed_count if before is not None else ZERO
         if signed == held:
             return None

@@ -18,7 +18,7 @@ from base.model.order import OrderStatus
 from base.model.position import Fill, Position
 from base.model.rules import ExitReason, ExitRule
 from base.risk.price_needs import Refresh, Why
-from base.store.portfolio import Portfolio, by_ticker
+from base.store.portfolio import HeldRead, Portfolio, by_ticker
 from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
 from tests.fakes.gateway import FakeExchange, Lost
@@ -51,10 +51,10 @@ class Rig:
         )
         self.account.attach(self.desk, self._sweep_soon)
 
-    def _read(self) -> Mapping[str, Position]:
+    def _read(self) -> HeldRead:
         if isinstance(self.rows, Exception):
             raise self.rows
-        return self.rows
+        return HeldRead(self.rows)
 
     def _sweep_soon(self) -> None:
         self.sweeps += 1

@@ -18,6 +18,8 @@ from base.model.market import (
     OutcomeSide,
     PriceGrid,
     PriceRange,
+    PriceSource,
+    Quote,
 )
 from base.model.order import TimeInForce, to_yes_leg
 from base.risk.limits import Limits
@@ -44,6 +46,9 @@ class Rig:
         self.portfolio = Portfolio(self.clock)
         self.cache = WebsocketPriceCache(self.clock, 60.0)
         self.cache.require([T, OTHER], [])
+        for ticker in (T, OTHER):
+            self.cache.apply_market(Market(ticker, status=MarketStatus.ACTIVE))
+            self.quote(ticker)
         self.state = TradingState.ACTIVE
         self.opened: list[str] = []
         self.exiting: set[str] = set()
@@ -62,6 +67,23 @@ class Rig:
 
     def _want_read(self) -> None:
         self.reads_wanted += 1
+
+    def quote(self, ticker: str) -> None:
+        """A price of this moment; entries look only at its being there and fresh."""
+        self.cache.apply(
+            Quote(
+                ticker,
+                yes_bid=Decimal("0.49"),
+                yes_ask=Decimal("0.50"),
+                yes_bid_size=None,
+                yes_ask_size=None,
+                last_price=None,
+                ts_ms=0,
+                received_monotonic=self.clock.monotonic(),
+                received_at=self.clock.now(),
+                source=PriceSource.REST,
+            )
+        )
 
     def grid(self, *ranges: tuple[str, str, str]) -> None:
         grid = PriceGrid(tuple(PriceRange(Decimal(a), Decimal(b), Decimal(s)) for a, b, s in ranges))
@@ -120,6 +142,7 @@ def test_a_cost_of_unknown_outcome_stays_reserved_until_reads_can_tell() -> None
     assert rig.reads_wanted == 1, "the position may be there, and unprotected until it is known"
     assert not rig.place("90", "0.50"), "45 dollars may be in the market already"
     rig.clock.advance(RESERVED_S + 1)
+    rig.quote(T)
     assert rig.place("90", "0.50")
 
 
@@ -193,3 +216,22 @@ def test_rounding_to_the_grid_never_pays_more_than_allowed(
         assert market is not None
         assert market.market.grid.floor(request.price) == request.price
         assert request.price < ONE
+
+
+@pytest.mark.parametrize(
+    "status", [s for s in MarketStatus if s is not MarketStatus.ACTIVE], ids=lambda s: s.value
+)
+def test_nothing_is_bought_in_a_market_that_is_not_open(status: MarketStatus) -> None:
+    rig = Rig()
+    rig.cache.apply_market(Market(T, status=status))
+    assert not rig.place("10", "0.50")
+    assert rig.exchange.requests == []
+
+
+def test_nothing_is_bought_without_a_fresh_price() -> None:
+    rig = Rig()
+    assert not rig.place("10", "0.50", ticker="KXUNWATCHED-1")
+    rig.clock.advance(61)
+    assert not rig.place("10", "0.50")
+    rig.quote(T)
+    assert rig.place("10", "0.50")

@@ -167,3 +167,22 @@ class TestDefaultDirectory:
         monkeypatch.chdir(tmp_path)
         assert default_directory({}, runtime_root=tmp_path) == before
         assert before.is_absolute()
+
+
+def test_a_copy_that_sees_another_runtime_directory_meets_the_same_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"key-of-{tmp_path.name}-{os.getpid()}"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "one"))
+    with InstanceLock(key) as held:
+        assert len(held.paths) == 2
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "two"))
+        with pytest.raises(AlreadyRunningError):
+            InstanceLock(key).acquire()
+    other = InstanceLock(key)
+    other.acquire()
+    other.release()
+    for path in {*held.paths, *other.paths}:
+        path.unlink()

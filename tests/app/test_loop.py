@@ -29,6 +29,10 @@ class Broken:
     def __init__(self, settings):
         raise ZeroDivisionError("in the user's own code")
 
+class Leaving:
+    def __init__(self, settings):
+        raise SystemExit(7)
+
 class Picky:
     def __init__(self, settings):
         raise ConfigError(["STRATEGY_COUNT=0 is not a number from 1 to 10", "STRATEGY_EDGE is empty"])
@@ -66,6 +70,7 @@ def test_a_class_of_the_users_own_gets_its_settings(module: str) -> None:
         ("no_such_module_anywhere:Mine", "no_such_module_anywhere"),
         ("{module}:Undecided", "decide(view)"),
         ("{module}:Broken", "in the user's own code"),
+        ("{module}:Leaving", "SystemExit"),
     ],
 )
 def test_what_cannot_be_loaded_is_a_configuration_error_that_says_why(

@@ -73,3 +73,21 @@ def test_wake_ups_within_the_spacing_become_one_pass() -> None:
     assert service.join(5)
     assert [b - a for a, b in itertools.pairwise(passes)] == [2.0, 2.0]
     assert waits[0] == 2.0
+
+
+def test_a_failed_pass_is_tried_again_soon_and_less_and_less() -> None:
+    outcomes: list[float | Exception | None] = [ZeroDivisionError()] * 6 + [None, 5.0, 90.0]
+
+    def run() -> float | None:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    service = PeriodicService("s", 30.0, run, FakeClock())
+    assert service.next_delay_s() == 30
+    delays = []
+    for _ in range(9):
+        service.run_guarded()
+        delays.append(service.next_delay_s())
+    assert delays == [1, 2, 4, 8, 16, 30, 30, 5, 30]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth
+from base.app.ui_metrics import EXIT_S_MAX, StatusBoard, StatusSources, ThreadHealth
 from base.execution.exits import EpisodeView
 from base.kalshi.rate_limit import RequestCounts
 from base.kalshi.websocket_client import FeedState
@@ -169,7 +169,7 @@ class Rig:
             for name in ("strategy-loop", "websocket", "stop-loss", "ui-metrics")
         }
         self.strategy: dict[str, Any] = {"name": "guard", "failing": False}
-        self.is_reconciled = True
+        self.doubts: list[str] = []
         self.feed = FakeFeed()
         self.history: list[HistoryRow] | None = None
         self.board = StatusBoard(
@@ -185,7 +185,7 @@ class Rig:
                 threads=lambda: self.threads,
                 trading_state=lambda: (TradingState.ACTIVE, ""),
                 strategy=lambda: self.strategy,
-                is_reconciled=lambda: self.is_reconciled,
+                doubts=lambda: self.doubts,
             ),
             1.0,
             self.clock,
@@ -255,7 +255,7 @@ def test_a_position_that_waits_for_settlement_is_listed_and_not_counted() -> Non
 
 @pytest.mark.parametrize(
     "trouble",
-    ["unprotected", "late", "dead", "no pass", "not reconciled", "strategy"],
+    ["unprotected", "late", "dead", "no pass", "not reconciled", "strategy", "blocked", "unknown"],
 )
 def test_health_is_lost_for_each_reason(trouble: str) -> None:
     rig = Rig(checked())
@@ -269,7 +269,11 @@ def test_health_is_lost_for_each_reason(trouble: str) -> None:
     elif trouble == "no pass":
         rig.threads = {**rig.threads, "ui-metrics": ThreadHealth(True, None, 7.0)}
     elif trouble == "not reconciled":
-        rig.is_reconciled = False
+        rig.doubts = ["positions have not been read for 60 s"]
+    elif trouble == "blocked":
+        rig.exits = [replace(EXIT, state="blocked", why="no_funds", opened_at=rig.clock.now())]
+    elif trouble == "unknown":
+        rig.exits = [replace(EXIT, state="unknown", opened_at=rig.clock.now() - EXIT_S_MAX)]
     else:
         rig.strategy = {"failing": True, "last_error": "ZeroDivisionError"}
     rig.clock.advance(2)

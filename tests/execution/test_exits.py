@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from base.execution.exits import ExitDesk, ExitOrder
 from base.model.events import OrderUpdate
 from base.model.market import BookSide, MarketStatus
-from base.model.order import OrderRequest, OrderStatus
+from base.model.order import OrderAck, OrderRequest, OrderStatus
 from base.model.position import Fill as AccountFill
 from base.model.rules import ExitReason
 from base.store.portfolio import Portfolio
@@ -639,3 +639,58 @@ def test_whatever_the_exchange_answers_the_ledger_ends_flat_and_never_flips(
         assert rig.exchange.held[ticker] == 0
         assert rig.portfolio.get(ticker) is None
     assert len(rig.orders) <= 60
+
+
+class StuckExchange(FakeExchange):
+    """Every order of market `T` hangs until released; the others are answered at once."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.release = threading.Event()
+        self.hanging = threading.Semaphore(0)
+
+    def open_sender(self) -> FakeSender:
+        return StuckSender(self)
+
+
+class StuckSender(FakeSender):
+    def __init__(self, exchange: StuckExchange) -> None:
+        super().__init__(exchange)
+        self._stuck = exchange
+
+    def create_order(self, request: OrderRequest) -> OrderAck:
+        if request.ticker.startswith("KXSTUCK"):
+            self._stuck.hanging.release()
+            assert self._stuck.release.wait(10)
+        return super().create_order(request)
+
+
+def test_orders_that_hang_hold_up_no_other_market() -> None:
+    clock = RealWaitClock()
+    exchange = StuckExchange(clock)
+    stuck = [f"KXSTUCK-{i}" for i in range(6)]
+    for ticker in [*stuck, "KXFREE-1"]:
+        exchange.holds(ticker, "10")
+        exchange.prices.set(ticker, "0.40")
+    portfolio = Portfolio(clock)
+    portfolio.apply_read(exchange.positions(), clock.monotonic())
+    desk = ExitDesk(exchange, portfolio, exchange.prices.get, lambda: None, clock, workers=2)
+    desk.start()
+    try:
+        for ticker in stuck:
+            assert desk.trigger(order_for(ticker))
+            assert exchange.hanging.acquire(timeout=5), "each gets a worker, though only two stand ready"
+        assert desk.trigger(order_for("KXFREE-1"))
+        give_up = 500
+        while exchange.held["KXFREE-1"] and give_up:
+            threading.Event().wait(0.01)
+            give_up -= 1
+        assert exchange.held["KXFREE-1"] == 0
+    finally:
+        exchange.release.set()
+        assert desk.stop(5.0)
+    assert all(exchange.held[t] == 0 for t in stuck)
+
+
+def order_for(ticker: str) -> ExitOrder:
+    return ExitOrder(ticker, ExitReason.STOP_LOSS, Decimal("0.40"), None, Decimal("0.01"))

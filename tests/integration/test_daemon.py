@@ -245,6 +245,41 @@ def test_a_strategy_that_blocks_delays_no_exit_and_no_stop(server: SandboxServer
         assert daemon.terminate(10.0) == 0
 
 
+@pytest.mark.parametrize(
+    ("constructor", "watches", "decide"),
+    [
+        ("pass", "return []", "raise SystemExit(7)"),
+        ("pass", "raise SystemExit(9)", "return []"),
+        ("pass", "return None", "return [1, None, 'x']"),
+        ("import threading; threading.Event().wait(600)", "return []", "return []"),
+    ],
+    ids=["leaves in decide", "leaves in watches", "nonsense", "never finishes its constructor"],
+)
+def test_whatever_a_strategy_does_protection_goes_on(
+    server: SandboxServer, tmp_path: Path, constructor: str, watches: str, decide: str
+) -> None:
+    (tmp_path / "wild.py").write_text(
+        "class Wild:\n"
+        f"    def __init__(self, settings): {constructor}\n"
+        f"    def watches(self): {watches}\n"
+        f"    def decide(self, view): {decide}\n"
+    )
+    with Daemon(tmp_path, server, STRATEGY="wild:Wild", STRATEGY_INTERVAL_S="0.5") as daemon:
+        daemon.until(lambda: daemon.is_covered(3), "3 protected")
+        crash(server, YES)
+        daemon.wait_for("exit_closed", timeout_s=5, ticker=YES, outcome="filled")
+        daemon.until(
+            lambda: any("strategy" in r for r in daemon.health()[1].get("reasons", [])), "the fault shows"
+        )
+        assert daemon.terminate(10.0) == 0
+
+
+def test_a_strategy_that_cannot_be_loaded_exits_with_2(server: SandboxServer, tmp_path: Path) -> None:
+    with Daemon(tmp_path, server, STRATEGY="no_such_module_here:Mine") as daemon:
+        assert daemon.wait() == 2
+        assert any("no_such_module_here" in line for line in daemon.lines())
+
+
 def test_the_value_strategy_opens_a_position_that_is_streamed_and_protected(
     server: SandboxServer, tmp_path: Path
 ) -> None:

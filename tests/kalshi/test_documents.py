@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from base.errors import WireError
 from base.kalshi.documents import (
+    PositionRow,
+    UnreadableRow,
     parse_fill_page,
     parse_market,
     parse_market_page,
@@ -207,9 +209,12 @@ def test_entry_times_count_is_the_exposure(cents: int, count: int, sign: int) ->
     ],
     ids=str,
 )
-def test_one_bad_row_spoils_the_page(changes: dict[str, Any]) -> None:
-    with pytest.raises(WireError):
-        position_rows(POSITION, but(POSITION, **changes))
+def test_a_bad_row_is_told_and_costs_the_others_nothing(changes: dict[str, Any]) -> None:
+    good, bad = position_rows(POSITION, but(POSITION, **changes))
+    assert isinstance(good, PositionRow)
+    assert isinstance(bad, UnreadableRow)
+    assert bad.ticker == ("" if "ticker" in changes else POSITION["ticker"])
+    assert bad.why
 
 
 @pytest.mark.parametrize(

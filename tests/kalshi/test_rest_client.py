@@ -30,7 +30,7 @@ from base.errors import (
     WireError,
 )
 from base.kalshi.rate_limit import Lane, Quota, RateLimiter, RequestStats
-from base.kalshi.rest_client import RestClient
+from base.kalshi.rest_client import RestClient, UnreadablePositions
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.transport import CA_FILE
 from base.model.market import BookSide
@@ -251,6 +251,17 @@ def test_positions_of_all_pages(exchange, client) -> None:
         "count_filter": "position",
         "limit": "1000",
     }
+
+
+def test_an_unreadable_row_is_told_with_the_readable_ones(exchange, client) -> None:
+    page = positions("A", "B", cursor="")
+    page["market_positions"][0]["position_fp"] = "three"
+    exchange.get(f"{BASE}/portfolio/positions", json=page)
+
+    with pytest.raises(UnreadablePositions) as unreadable:
+        client.get_positions()
+    assert [row.ticker for row in unreadable.value.rows] == ["B"]
+    assert [row.ticker for row in unreadable.value.unreadable] == ["A"]
 
 
 def test_account_without_positions(exchange, client) -> None:

@@ -18,7 +18,7 @@ from base.model.position import Position
 from base.model.rules import ExitRule, Hold, HoldReason
 from base.risk.price_needs import Refresh, Why
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
-from base.store.portfolio import Portfolio, by_ticker
+from base.store.portfolio import AGREEMENT_S, Portfolio, by_ticker
 from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
 from tests.fakes.gateway import FakeExchange
@@ -69,8 +69,9 @@ class Rig:
 
     def holds(self, *positions: Position) -> None:
         """What is held from now on; two reads, because one does not prove that something is gone."""
-        for _ in range(2):
-            self.portfolio.apply_read(by_ticker(positions), self.clock.monotonic())
+        now = self.clock.monotonic()
+        for started_at in (now - AGREEMENT_S, now):
+            self.portfolio.apply_read(by_ticker(positions), started_at)
         held = [p.ticker for p in positions]
         self.cache.require(held, held)
         self.feed.confirmed = set(held)
@@ -424,8 +425,8 @@ def test_a_position_reopened_between_two_looks_does_not_inherit_it_either() -> N
     rig = Rig(yes(entry="0.50"), rule=TRAILING)
     rig.price(A, "0.80")
     rig.sweep()
-    for _ in range(2):
-        rig.portfolio.apply_read({}, rig.clock.monotonic())
+    for started_at in (rig.clock.monotonic() - AGREEMENT_S, rig.clock.monotonic()):
+        rig.portfolio.apply_read({}, started_at)
     rig.holds(yes(entry="0.50"))
     rig.price(A, "0.50")
     rig.sweep()

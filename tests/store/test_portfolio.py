@@ -12,7 +12,7 @@ import pytest
 from base.model.events import PositionUpdate
 from base.model.market import ONE, BookSide, OutcomeSide
 from base.model.position import Fill, Position
-from base.store.portfolio import READ_LAG_S, Portfolio, by_ticker
+from base.store.portfolio import AGREEMENT_S, READ_LAG_S, Portfolio, by_ticker
 from tests.fakes.clock import FakeClock
 
 T = "KXHIGHNY-26NOV22-T60"
@@ -246,11 +246,52 @@ def test_a_position_goes_only_when_two_reads_do_not_show_it() -> None:
     rig.read()
     assert rig.signed == 10
     assert rig.portfolio.is_doubted(T)
+    assert rig.portfolio.has_missing()
+    rig.clock.advance(AGREEMENT_S)
     rig.read(held())
     rig.read()
     assert rig.signed == 10, "one read that shows it starts the count anew"
+    rig.clock.advance(AGREEMENT_S - 0.1)
+    rig.read()
+    assert rig.signed == 10, "a backend that answers with an empty list does so to every read of a moment"
+    rig.clock.advance(0.1)
     rig.read()
     assert rig.portfolio.get(T) is None
+    assert not rig.portfolio.has_missing()
+
+
+def test_a_message_that_it_is_flat_and_one_read_agree_at_once() -> None:
+    rig = Rig(held())
+    rig.clock.advance(60)
+    flat = PositionUpdate(T, Decimal(0), Decimal(0), Decimal(0), Decimal(0))
+    assert rig.portfolio.apply_update(flat) is None
+    assert rig.signed == 10
+    rig.read()
+    assert rig.portfolio.get(T) is None
+
+
+def test_a_read_with_unreadable_rows_adds_and_removes_nothing() -> None:
+    rig = Rig(held())
+    other = Position("KXOTHER-1", OutcomeSide.NO, Decimal(3), Decimal("0.40"))
+    for _ in range(3):
+        rig.clock.advance(60)
+        rig.portfolio.apply_read({other.ticker: other}, rig.clock.monotonic(), is_whole=False)
+    assert rig.signed == 10
+    assert rig.portfolio.get(other.ticker) is not None
+
+
+@pytest.mark.parametrize("side", [OutcomeSide.YES, OutcomeSide.NO])
+def test_a_message_tells_the_cost_of_the_whole_position(side: OutcomeSide) -> None:
+    rig = Rig(held("10", side))
+    rig.clock.advance(60)
+    sign = 1 if side is OutcomeSide.YES else -1
+    grown = PositionUpdate(T, Decimal(20 * sign), Decimal("14.20"), Decimal(0), Decimal(0))
+    change = rig.portfolio.apply_update(grown)
+    position = rig.portfolio.get(T)
+    assert position is not None
+    assert change is not None
+    assert change.after == position
+    assert (position.outcome_side, position.count, position.entry_price) == (side, 20, Decimal("0.71"))
 
 
 def test_a_fill_between_two_reads_starts_the_count_anew() -> None:
