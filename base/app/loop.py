@@ -139,8 +139,7 @@ class Daemon:
     def __init__(self, config: Config, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        check_strategy_name(config.strategy)
-        self._strategy: Strategy | None = None  # made on main once protection runs
+        check_strategy_name(config.strategy)  # it is loaded once protection runs
         self._rules = RulesInForce(config.rules_file, config.default_rule)
         self._stop = threading.Event()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -328,12 +327,12 @@ class Daemon:
         self._exchange.seed_limits()
         try:
             # Only now: however long the user's code takes, protection runs.
-            self._strategy = load_strategy(self._config.strategy, self._config.strategy_settings)
+            strategy = load_strategy(self._config.strategy, self._config.strategy_settings)
         except ConfigError:
             self._stop.set()
             self._supervisor.wait_for_exit_code()
             raise
-        self._strategy_loop(self._strategy)
+        self._strategy_loop(strategy)
         return self._supervisor.wait_for_exit_code()
 
     def _remember_own_positions(self) -> None:
