@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 
 from base.clock import Clock
+from base.errors import BotError
+from base.log import log_event
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class PeriodicService:
         """One pass; return whether it was completed."""
         try:
             wanted_in_s = self._run_once()
-        except Exception:  # safety net: the next pass must come
+        except Exception as exc:  # safety net: the next pass must come
             now = self._clock.monotonic()
             with self._lock:
                 self._failures += 1
@@ -96,8 +98,10 @@ class PeriodicService:
                 is_due = self._last_logged_at is None or now - self._last_logged_at >= FAILURES_LOGGED_EVERY_S
                 if is_due:
                     self._last_logged_at = now
-            if is_due:
-                logger.exception("event=pass_failed thread=%s", self.name)
+            if is_due and isinstance(exc, BotError):  # the world's trouble: its words say what to do
+                log_event(logger, logging.ERROR, "pass_failed", pass_of=self.name, why=exc)
+            elif is_due:
+                logger.exception("event=pass_failed pass_of=%s", self.name)
             return False
         with self._lock:
             self._last_pass_at = self._clock.monotonic()

@@ -188,6 +188,7 @@ def log_summary(document: Mapping[str, Any]) -> None:
         logging.INFO,
         "summary",
         protected=f"{coverage['protected']}/{coverage['open']}",
+        healthy="yes" if document["health"]["ok"] else "NO",
         unprotected=",".join(f"{u['ticker']}:{u['reason']}" for u in coverage["unprotected"]) or None,
         state=document["trading_state"],
         feed=feed["state"],
@@ -196,6 +197,7 @@ def log_summary(document: Mapping[str, Any]) -> None:
         price_reads=rest["price_reads_last_60s"],
         unrealized=pnl["unrealized"],
         realized_today=pnl["realized_today"],
+        why="; ".join(document["health"]["reasons"][:3]) or None,
     )
 
 

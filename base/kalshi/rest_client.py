@@ -637,7 +637,11 @@ def _was_not_sent(exc: Exception, deadline: Deadline) -> bool:
 
 
 def _reason(exc: Exception) -> str:
-    """The error's kind and text, without the request it carries (its headers are secret)."""
+    """What went wrong, without the URL around it and without the request, whose headers are secret."""
+    cause = exc.args[0] if exc.args else None
+    inner = getattr(cause, "reason", None)  # urllib3 wraps it in "Max retries exceeded", also without any
+    if isinstance(inner, Exception):
+        return (str(inner).partition(": ")[2] or str(inner))[:300]
     return f"{type(exc).__name__}: {str(exc)[:300]}"
 
 

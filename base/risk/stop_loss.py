@@ -380,7 +380,7 @@ class StopLossChecker:
         now = self._clock.monotonic()
         coverage = self.coverage()
         totals = (coverage.protected, coverage.open)
-        if totals != self._announced_totals:
+        if totals != self._announced_totals and self._portfolio.is_loaded:
             self._announced_totals = totals
             log_event(logger, logging.INFO, "coverage", protected=f"{totals[0]}/{totals[1]}")
         current = dict(coverage.unprotected)
