@@ -24,7 +24,7 @@ from base.model.market import Market
 from base.model.position import Fill
 from base.model.rules import ExitRule
 from base.risk.price_needs import Refresh, Why
-from base.store.portfolio import AGREEMENT_S, Change, HeldRead, Portfolio
+from base.store.portfolio import Change, HeldRead, Portfolio
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,11 @@ class Account:
         clock: Clock,
         *,
         is_paper: bool,
+        after_read: Callable[[], None] = lambda: None,
     ) -> None:
         self._portfolio = portfolio
         self._directory = directory
+        self._after_read = after_read
         self._read_positions = read_positions
         self._request_prices = request_prices
         self._clock = clock
@@ -179,7 +181,8 @@ class Account:
         self._changed(changes)
         level = logging.INFO if changes or not was_loaded else logging.DEBUG
         log_event(logger, level, "reconciled", positions=len(read.positions), changes=len(changes))
-        return AGREEMENT_S + 0.1 if self._portfolio.has_missing() else None
+        self._after_read()
+        return self._portfolio.next_read_s()
 
     def doubts(self) -> list[str]:
         """Why what is held may not be known in full now; for `/healthz`."""
@@ -226,17 +229,40 @@ def _log_change(change: Change) -> None:
 
 
 class Adoption:
-    """Whether positions that were opened elsewhere are protected (`ADOPT_POSITIONS`); thread-safe."""
+    """Whether positions that were opened elsewhere are protected (`ADOPT_POSITIONS`); thread-safe.
 
-    def __init__(self, rule_of: Callable[[str], ExitRule], *, adopts: bool) -> None:
+    Where they are not, `entered` lists the markets in which this program has opened positions, so that a
+    restart still knows its own. It is asked until it answers.
+    """
+
+    def __init__(
+        self, rule_of: Callable[[str], ExitRule], entered: Callable[[], Iterable[str]], *, adopts: bool
+    ) -> None:
         self._rule_of = rule_of
+        self._entered = entered
         self._adopts = adopts
-        self._lock = threading.Lock()  # guards the field below
+        self._lock = threading.Lock()  # guards the fields below
         self._own: set[str] = set()
+        self._is_known = adopts
 
     def opened_by_us(self, ticker: str) -> None:
         with self._lock:
             self._own.add(ticker)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which positions are this program's own."""
+        with self._lock:
+            return self._is_known
+
+    def remember(self) -> None:
+        """Find out which positions are our own, unless that is known. Raises BotError."""
+        if self.is_known:
+            return
+        entered = set(self._entered())
+        with self._lock:
+            self._own |= entered
+            self._is_known = True
 
     def rule_of(self, ticker: str) -> ExitRule:
         """The rule in force, without protection where the user did not want the position adopted."""

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 RESERVED_S = 60.0
 """How long an entry of unknown outcome stays reserved; two complete reads fall into it."""
-ENTRY_ID_PREFIX = "be"
+ENTRY_ID_PREFIX = "backstop-entry-"
 """Entries' client order ids start like this, so that a restart knows its own positions by their orders."""
 HUNDREDTH = Decimal("0.01")
 

@@ -79,7 +79,9 @@ class Exchange:
         """Markets in which this program has placed entries, by their client order ids, as far back as the
         exchange lists orders (about two weeks). Raises BotError."""
         orders = self.rest.get_orders()
-        return {o.ticker for o in orders if o.client_order_id.startswith(ENTRY_ID_PREFIX)}
+        return {
+            o.ticker for o in orders if o.fill_count > 0 and o.client_order_id.startswith(ENTRY_ID_PREFIX)
+        }
 
     def seed_limits(self) -> None:
         """Take the account's own budget; on failure the Basic tier's stays assumed."""

@@ -42,9 +42,8 @@ from base.execution.gateway import Gateway, PriceView
 from base.execution.paper import PaperGateway
 from base.kalshi.websocket_client import FeedSettings, NoFeed, WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
-from base.log import log_event
+from base.log import RepeatedWarnings, log_event
 from base.risk.limits import Limits
-from base.risk.price_needs import Refresh, Why
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
 from base.store.portfolio import HeldRead, Portfolio
 from base.strategy.guard import Guard
@@ -101,24 +100,44 @@ def check_strategy_name(name: str) -> None:
 
 
 def load_strategy(name: str, settings: Mapping[str, str]) -> Strategy:
-    """A built-in strategy by name, or `package.module:ClassName`. Raises ConfigError."""
+    """A built-in strategy by name, or `package.module:ClassName`.
+
+    Raises ConfigError where there is no such class or it says itself that its settings are wrong, and
+    StrategyError for whatever else its constructor raises.
+    """
     check_strategy_name(name)
     if name in STRATEGIES:
         return STRATEGIES[name](settings)
     module_name, _, class_name = name.partition(":")
     sys.path.insert(0, os.getcwd())  # the user's own module stands beside their .env
     try:
-        strategy = getattr(importlib.import_module(module_name), class_name)(settings)
-    except ConfigError:
-        raise
+        make = getattr(importlib.import_module(module_name), class_name)
     except BaseException as exc:  # the user's code: whatever it raises, exits included, they must read it
-        raise ConfigError([f"STRATEGY={name!r} cannot be loaded: {type(exc).__name__}: {exc}"]) from exc
+        raise ConfigError([f"STRATEGY={name!r} cannot be loaded: {describe_error(exc)}"]) from exc
     finally:
         sys.path.pop(0)
-    if not callable(getattr(strategy, "decide", None)):
+    try:
+        strategy: Strategy = make(settings)
+        can_decide = callable(getattr(strategy, "decide", None))
+    except ConfigError:
+        raise
+    except BaseException as exc:
+        raise StrategyError(f"STRATEGY={name!r} cannot be made: {describe_error(exc)}") from exc
+    if not can_decide:
         raise ConfigError([f"STRATEGY={name!r} has no method decide(view)"])
-    loaded: Strategy = strategy
-    return loaded
+    return strategy
+
+
+class StrategyError(BotError):
+    """The strategy's constructor failed: the daemon protects what is held and opens nothing."""
+
+
+def describe_error(exc: BaseException) -> str:
+    """What was raised, in words; the user's exceptions may even raise when they are printed."""
+    try:
+        return f"{type(exc).__name__}: {exc}"[:300]
+    except BaseException:  # printing it is the user's code too
+        return f"{type(exc).__name__} (its text cannot be printed)"
 
 
 @dataclass(slots=True)
@@ -150,7 +169,10 @@ class Daemon:
         self._exchange: Exchange = open_exchange(config, clock)
         self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
         self._portfolio = Portfolio(clock)
-        self._adoption = Adoption(self._rules.rule_of, adopts=config.adopt_positions)
+        self._adoption = Adoption(
+            self._rules.rule_of, lambda: self._exchange.tickers_entered(), adopts=config.adopt_positions
+        )
+        self._warnings = RepeatedWarnings()
         self._paper = PaperGateway(self._price_view, self._read_prices, clock) if self._is_paper else None
         self._gateway: Gateway = self._paper or LiveGateway(
             self._exchange.rest, self._exchange.open_order_connection, self._cache, clock
@@ -171,6 +193,7 @@ class Daemon:
             config.reconcile_interval_s,
             clock,
             is_paper=self._is_paper,
+            after_read=self._remember_own_positions,
         )
         if config.websocket_enabled:
             assert config.ws_url is not None, "set together with the REST URL"
@@ -263,7 +286,7 @@ class Daemon:
             threads=self._thread_health,
             trading_state=self._supervisor.trading_state,
             strategy=self._strategy_status,
-            doubts=self._account.doubts,
+            doubts=self._doubts,
         )
 
     # --- views that several threads use -------------------------------------------------------------
@@ -321,44 +344,43 @@ class Daemon:
                 why="this version sends no alerts to ALERT_URLS; watch the log or /healthz",
             )
         self._supervisor.start()
-        self._remember_own_positions()
-        self._load_what_is_held()
+        # Protection first: the threads need nobody to have answered. The thread `reconcile` reads what is
+        # held at once, and its positions are subscribed to and priced from then on.
         self._start_threads()
         self._exchange.seed_limits()
+        strategy = self._make_strategy()
+        self._install_signals()  # the user's module may have taken them
+        self._strategy_loop(strategy)
+        return self._supervisor.wait_for_exit_code()
+
+    def _make_strategy(self) -> Strategy | None:
+        """The user's strategy, None when its constructor failed. Raises ConfigError when all has stopped."""
         try:
-            # Only now: however long the user's code takes, protection runs.
-            strategy = load_strategy(self._config.strategy, self._config.strategy_settings)
+            return load_strategy(self._config.strategy, self._config.strategy_settings)
+        except StrategyError as exc:
+            self._note_strategy_failure(str(exc))
+            return None
         except ConfigError:
             self._stop.set()
             self._supervisor.wait_for_exit_code()
             raise
-        self._strategy_loop(strategy)
-        return self._supervisor.wait_for_exit_code()
 
     def _remember_own_positions(self) -> None:
         """With ADOPT_POSITIONS=no, what this program opened before a restart is still its own."""
-        if self._config.adopt_positions:
+        if self._adoption.is_known:
             return
         try:
-            for ticker in self._exchange.tickers_entered():
-                self._adoption.opened_by_us(ticker)
+            self._adoption.remember()
         except BotError as exc:
-            log_event(
-                logger,
-                logging.ERROR,
-                "own_positions_unknown",
-                why=exc,
-                remedy="positions of earlier runs are not protected now: start again when it answers",
-            )
+            log_event(logger, logging.ERROR, "own_positions_unknown", why=exc)
+        else:
+            self._checker.sweep_soon()
 
-    def _load_what_is_held(self) -> None:
-        """The first look at the account and its prices, before the threads; failure is not the end."""
-        self._account.service.run_guarded()
-        required = tuple(sorted(self._cache.required))
-        if required:
-            self._reads.request(Refresh(required, Why.MISSING))
-            self._reads.service.run_guarded()
-        self._directory.refresh()
+    def _doubts(self) -> list[str]:
+        doubts = self._account.doubts()
+        if not self._adoption.is_known:
+            doubts.append("which positions are this program's own is not known yet (ADOPT_POSITIONS=no)")
+        return doubts
 
     def _start_threads(self) -> None:
         if self._stop.is_set():
@@ -388,10 +410,11 @@ class Daemon:
 
     # --- the strategy loop --------------------------------------------------------------------------
 
-    def _strategy_loop(self, strategy: Strategy) -> None:
+    def _strategy_loop(self, strategy: Strategy | None) -> None:
         while not self._stop.is_set():
             started = self._clock.monotonic()
-            self.strategy_pass(strategy)
+            if strategy is not None:
+                self.strategy_pass(strategy)
             self._clock.wait(
                 self._stop, self._config.strategy_interval_s - (self._clock.monotonic() - started)
             )
@@ -410,12 +433,26 @@ class Daemon:
                     self._checker.sweep_soon()
             health.failing = False
         except BaseException as exc:  # the user's code: even its sys.exit() must not end protection
-            health.errors += 1
-            health.failing = True
-            health.last_error = f"{type(exc).__name__}: {exc}"[:300]
-            logger.exception("event=strategy_failed strategy=%s", self._config.strategy)
+            self._note_strategy_failure(describe_error(exc))
         health.passes += 1
         health.last_pass_at = self._clock.monotonic()
+
+    def _note_strategy_failure(self, words: str) -> None:
+        """Called while the exception is handled: its traceback goes into the log, once a minute."""
+        health = self._health
+        health.errors += 1
+        health.failing = True
+        health.last_error = words
+        if (held_back := self._warnings.allow(words, self._clock.monotonic())) is not None:
+            log_event(
+                logger,
+                logging.ERROR,
+                "strategy_failed",
+                strategy=self._config.strategy,
+                why=words,
+                also_since_last=held_back,
+                exc_info=True,
+            )
 
     def _watch_what_it_wants(self, strategy: Strategy) -> None:
         if isinstance(strategy, Watching):

@@ -51,7 +51,7 @@ from base.store.portfolio import Portfolio
 logger = logging.getLogger(__name__)
 
 WORKERS = 4
-WORKERS_MAX = 24
+WORKERS_MAX = 48
 EXTRA_IDLE_S = 10.0
 IDLE_S = 0.5
 """How often an idle worker signs ahead and looks after its connection."""
@@ -291,7 +291,10 @@ class ExitDesk:
         now = self._clock.monotonic()
         waiting = sum(due <= now for due in self._due.values())
         workers = len(self._threads) + len(self._extras)
-        if not self._is_started or waiting <= workers - self._busy or workers >= WORKERS_MAX:
+        idle = workers - self._busy
+        # What is due later needs somebody to notice it: one worker stays free for that.
+        is_enough = waiting <= idle and (idle > 0 or not self._due)
+        if not self._is_started or is_enough or workers >= WORKERS_MAX:
             return
         extra = threading.Thread(target=self._run_extra, name=f"exit-{workers + 1}", daemon=True)
         self._extras.add(extra)
@@ -351,9 +354,14 @@ class ExitDesk:
             due = [t for t, at in self._due.items() if at <= now]
             if not due:
                 return None
-            ticker = max(due, key=lambda t: self._active[t].at_risk)
+            # First orders before look-ups of lost ones; the larger risk first.
+            ticker = max(
+                due,
+                key=lambda t: (self._active[t].state is not EpisodeState.UNKNOWN, self._active[t].at_risk),
+            )
             del self._due[ticker]
             self._busy += 1
+            self._grow_locked()
             return self._active[ticker]
 
     def _put_back(self, episode: Episode, delay_s: float) -> None:

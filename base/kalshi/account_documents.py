@@ -13,7 +13,7 @@ import msgspec
 
 from base.errors import WireError
 from base.kalshi.rate_limit import AccountLimits, Quota
-from base.kalshi.strict_json import convert
+from base.kalshi.strict_json import convert, prepare
 from base.kalshi.wire import parse_dollars, parse_size, parse_ticker, parse_time
 
 API_PREFIX = "/trade-api/v2"
@@ -368,3 +368,6 @@ class _UserDataTimestamp(msgspec.Struct):
 def parse_user_data_timestamp(body: bytes) -> float:
     """Epoch seconds up to which portfolio reads are known to be complete. Raises WireError."""
     return parse_time(convert(body, _UserDataTimestamp).as_of_time)
+
+
+prepare(globals())

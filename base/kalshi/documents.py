@@ -17,7 +17,7 @@ import msgspec
 
 from base.errors import WireError
 from base.kalshi.frames import parse_grid
-from base.kalshi.strict_json import convert
+from base.kalshi.strict_json import convert, prepare
 from base.kalshi.wire import (
     parse_count,
     parse_dollars,
@@ -392,3 +392,6 @@ def _enum_or(kind: type[_E], text: str, default: _E) -> _E:
         return kind(text)
     except ValueError:
         return default
+
+
+prepare(globals())

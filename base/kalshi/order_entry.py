@@ -25,7 +25,7 @@ from base.errors import (
     TransientError,
     WireError,
 )
-from base.kalshi.strict_json import convert, excerpt, parse_json
+from base.kalshi.strict_json import convert, excerpt, parse_json, prepare
 from base.kalshi.wire import format_count, format_price, parse_dollars, parse_price, parse_size, parse_ticker
 from base.model.order import OrderAck, OrderRequest, TimeInForce
 
@@ -271,3 +271,6 @@ def read_cancel_answer(status: int, body: bytes, order_id: str) -> CancelAck:
     if m.order_id != order_id:
         raise OrderOutcomeUnknown(f"{what}: the answer is about order {m.order_id!r}")
     return CancelAck(m.order_id, reduced_by, m.ts_ms)
+
+
+prepare(globals())

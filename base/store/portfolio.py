@@ -32,6 +32,8 @@ READ_LAG_S = 3.0
 AGREEMENT_S = 10.0
 """Two reads that do not show a position agree only when so much time lies between them: a backend that
 answers with an empty list for a moment answers so to every read of that moment."""
+TOLD_S_MAX = 5.0
+"""So long after a `market_position` message the fills that led to it may still come."""
 REMEMBERED_MAX = 20_000
 """Trade and order ids remembered; older ones are forgotten first."""
 
@@ -72,6 +74,15 @@ class Ledger:
     fees: Decimal
 
 
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A change that a `market_position` message told: signed counts, monotonic time."""
+
+    before: Decimal
+    after: Decimal
+    at: float
+
+
 @dataclass(slots=True)
 class _OrderCount:
     """Contracts of one order applied so far, by the two sources that report them."""
@@ -108,6 +119,8 @@ class Portfolio:
         self._answer_ts_ms: dict[str, int] = {}  # of the newest answer applied
         self._in_flight: dict[str, str] = {}  # client order id -> ticker: answers awaited
         self._last_read_at: float | None = None
+        self._told: dict[str, _Told] = {}
+        self._was_skipped = False
         self._missing_since: dict[str, float] = {}  # held here, and missing from reads since then
         self._trades: OrderedDict[str, None] = OrderedDict()
         self._orders: OrderedDict[str, _OrderCount] = OrderedDict()
@@ -138,10 +151,12 @@ class Portfolio:
         with self._lock:
             return self._is_loaded
 
-    def has_missing(self) -> bool:
-        """Whether something held here was missing from the last read, and a second one has to judge."""
+    def next_read_s(self) -> float | None:
+        """In how many seconds another read has to judge what the last one could not; None: no hurry."""
         with self._lock:
-            return bool(self._missing_since)
+            if self._was_skipped:
+                return READ_LAG_S + 0.1
+            return AGREEMENT_S + 0.1 if self._missing_since else None
 
     @property
     def last_read_at(self) -> float | None:
@@ -197,6 +212,8 @@ class Portfolio:
         post = fill.post_position
         if post is None:
             return signed + direction * fresh
+        if self._is_told_locked(fill.ticker, post, direction):
+            return signed  # a step on the way to what a `market_position` message has already told
         is_late = fill.ts_ms < self._post_ts_ms.get(fill.ticker, 0) or (
             # Fills of one order go one way, which also orders those of the same millisecond.
             order.last_post is not None and direction * (post - order.last_post) < 0
@@ -210,6 +227,14 @@ class Portfolio:
         order.last_post = post
         order.unseen += max(ZERO, direction * (post - signed) - fresh)
         return post
+
+    def _is_told_locked(self, ticker: str, post: Decimal, direction: int) -> bool:
+        """Whether a fill that leads to `post` is part of a change that came by `market_position` first."""
+        told = self._told.get(ticker)
+        if told is None or self._clock.monotonic() - told.at > TOLD_S_MAX:
+            return False
+        moved, left = (post - told.before) * direction, (told.after - post) * direction
+        return moved > 0 and left >= 0
 
     def apply_answer(
         self,
@@ -259,11 +284,14 @@ class Portfolio:
         with self._lock:
             before = self._positions.get(update.ticker)
             held = before.signed_count if before is not None else ZERO
-            if update.subaccount != 0 or held == update.count:
+            if update.subaccount != 0:
+                return None
+            if held == update.count:
+                self._missing_since.pop(update.ticker, None)  # it is there after all
                 return None
             if abs(update.count) < abs(held) and update.count * held >= 0:
                 if update.count == 0:
-                    self._missing_since[update.ticker] = self._clock.monotonic() - AGREEMENT_S
+                    self._missing_since[update.ticker] = self._clock.monotonic() - AGREEMENT_S + READ_LAG_S
                 return None
             changed_at = self._changed_at.get(update.ticker)
             is_settling = changed_at is not None and self._clock.monotonic() - changed_at < READ_LAG_S
@@ -276,6 +304,7 @@ class Portfolio:
             change = self._set_locked(
                 update.ticker, update.count, to_yes_leg(min(price, Decimal(1)), side), "market_position", None
             )
+            self._told[update.ticker] = _Told(held, update.count, self._clock.monotonic())
             if change is not None and change.after is not None and 0 < price < 1:
                 # The message tells the cost of the whole position, not of what was added.
                 exact = replace(change.after, entry_price=price)
@@ -295,9 +324,11 @@ class Portfolio:
         with self._lock:
             awaited = set(self._in_flight.values())
             known = {*rows, *self._positions} if is_whole else set(rows)
+            self._was_skipped = False
             for ticker in known - awaited:
                 changed_at = self._changed_at.get(ticker)
                 if changed_at is not None and started_at - changed_at < READ_LAG_S:
+                    self._was_skipped = True
                     continue
                 change = self._apply_row_locked(ticker, rows.get(ticker), started_at)
                 if change is not None:

@@ -221,7 +221,27 @@ def test_a_lifecycle_event_of_a_held_market_updates_what_is_streamed() -> None:
     ids=["adopted", "left alone by choice", "our own is always protected"],
 )
 def test_whose_positions_are_protected(adopts: bool, is_own: bool, protects: bool) -> None:
-    adoption = Adoption(lambda ticker: ExitRule(stop_loss_pct=Decimal(25)), adopts=adopts)
+    adoption = Adoption(lambda ticker: ExitRule(stop_loss_pct=Decimal(25)), lambda: [], adopts=adopts)
     if is_own:
         adoption.opened_by_us(A)
     assert adoption.rule_of(A).protect is protects
+
+
+def test_after_a_restart_our_own_positions_are_known_as_soon_as_the_exchange_answers() -> None:
+    answers: list[list[str] | TransientError] = [TransientError("503"), [A]]
+
+    def entered() -> list[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, TransientError):
+            raise answer
+        return answer
+
+    adoption = Adoption(lambda ticker: ExitRule(stop_loss_pct=Decimal(25)), entered, adopts=False)
+    with pytest.raises(TransientError):
+        adoption.remember()
+    assert not adoption.is_known
+    assert not adoption.rule_of(A).protect
+    adoption.remember()
+    adoption.remember()  # known: nobody is asked again
+    assert adoption.is_known
+    assert adoption.rule_of(A).protect

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from base.app.loop import STRATEGIES, load_strategy
+from base.app.loop import STRATEGIES, StrategyError, load_strategy
 from base.errors import ConfigError
 from base.strategy.guard import Guard
 from base.strategy.value import Value
@@ -32,6 +32,14 @@ class Broken:
 class Leaving:
     def __init__(self, settings):
         raise SystemExit(7)
+
+class MuteError(Exception):
+    def __str__(self):
+        raise SystemExit(3)
+
+class Mute:
+    def __init__(self, settings):
+        raise MuteError()
 
 class Picky:
     def __init__(self, settings):
@@ -69,8 +77,6 @@ def test_a_class_of_the_users_own_gets_its_settings(module: str) -> None:
         ("{module}:Absent", "Absent"),
         ("no_such_module_anywhere:Mine", "no_such_module_anywhere"),
         ("{module}:Undecided", "decide(view)"),
-        ("{module}:Broken", "in the user's own code"),
-        ("{module}:Leaving", "SystemExit"),
     ],
 )
 def test_what_cannot_be_loaded_is_a_configuration_error_that_says_why(
@@ -93,3 +99,12 @@ def test_a_strategys_own_configuration_errors_are_told_all(module: str) -> None:
 def test_a_built_in_strategys_wrong_settings_are_configuration_errors() -> None:
     with pytest.raises(ConfigError):
         load_strategy("value", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("Broken", "in the user's own code"), ("Leaving", "SystemExit"), ("Mute", "Mute")]
+)
+def test_a_constructor_that_fails_is_no_reason_to_stop(module: str, name: str, says: str) -> None:
+    with pytest.raises(StrategyError) as failed:
+        load_strategy(f"{module}:{name}", {})
+    assert says in str(failed.value)

@@ -246,7 +246,7 @@ def test_a_position_goes_only_when_two_reads_do_not_show_it() -> None:
     rig.read()
     assert rig.signed == 10
     assert rig.portfolio.is_doubted(T)
-    assert rig.portfolio.has_missing()
+    assert rig.portfolio.next_read_s() == AGREEMENT_S + 0.1
     rig.clock.advance(AGREEMENT_S)
     rig.read(held())
     rig.read()
@@ -257,7 +257,7 @@ def test_a_position_goes_only_when_two_reads_do_not_show_it() -> None:
     rig.clock.advance(0.1)
     rig.read()
     assert rig.portfolio.get(T) is None
-    assert not rig.portfolio.has_missing()
+    assert rig.portfolio.next_read_s() is None
 
 
 def test_a_message_that_it_is_flat_and_one_read_agree_at_once() -> None:
@@ -266,8 +266,56 @@ def test_a_message_that_it_is_flat_and_one_read_agree_at_once() -> None:
     flat = PositionUpdate(T, Decimal(0), Decimal(0), Decimal(0), Decimal(0))
     assert rig.portfolio.apply_update(flat) is None
     assert rig.signed == 10
+    rig.clock.advance(READ_LAG_S)
     rig.read()
     assert rig.portfolio.get(T) is None
+
+
+def test_a_message_that_it_is_there_again_outweighs_the_one_that_it_was_flat() -> None:
+    rig = Rig(held())
+    rig.clock.advance(60)
+    for count in (0, 10):
+        rig.portfolio.apply_update(PositionUpdate(T, Decimal(count), Decimal(5), Decimal(0), Decimal(0)))
+    rig.clock.advance(READ_LAG_S)
+    rig.read()
+    assert rig.signed == 10
+
+
+def test_fills_that_follow_the_message_of_their_sum_are_not_blended_in_again() -> None:
+    rig = Rig(held("10", entry="0.50"))
+    rig.clock.advance(60)
+    rig.portfolio.apply_update(PositionUpdate(T, Decimal(20), Decimal("13.00"), Decimal(0), Decimal(0)))
+    for trade, post in (("t1", "15"), ("t2", "20")):
+        rig.portfolio.apply_fill(
+            Fill(
+                trade,
+                "by-hand",
+                T,
+                BookSide.BID,
+                Decimal(5),
+                Decimal("0.80"),
+                Decimal(0),
+                1,
+                "",
+                Decimal(post),
+            )
+        )
+    position = rig.portfolio.get(T)
+    assert position is not None
+    assert (position.count, position.entry_price) == (20, Decimal("0.65"))
+    rig.portfolio.apply_fill(
+        Fill("t3", "sale", T, BookSide.ASK, Decimal(5), Decimal("0.80"), Decimal(0), 2, "", Decimal(15))
+    )
+    assert rig.signed == 15, "a sale on the way back is news"
+
+
+def test_a_read_that_came_too_early_is_repeated_soon() -> None:
+    rig = Rig(held())
+    rig.clock.advance(60)
+    rig.portfolio.apply_update(PositionUpdate(T, Decimal(20), Decimal("13.00"), Decimal(0), Decimal(0)))
+    rig.read(held("30"))
+    assert rig.signed == 20
+    assert rig.portfolio.next_read_s() == READ_LAG_S + 0.1
 
 
 def test_a_read_with_unreadable_rows_adds_and_removes_nothing() -> None:
