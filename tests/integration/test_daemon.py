@@ -252,8 +252,15 @@ def test_a_strategy_that_blocks_delays_no_exit_and_no_stop(server: SandboxServer
         ("pass", "raise SystemExit(9)", "return []"),
         ("pass", "return None", "return [1, None, 'x']"),
         ("import threading; threading.Event().wait(600)", "return []", "return []"),
+        ("raise SystemExit(1)", "return []", "return []"),
     ],
-    ids=["leaves in decide", "leaves in watches", "nonsense", "never finishes its constructor"],
+    ids=[
+        "leaves in decide",
+        "leaves in watches",
+        "nonsense",
+        "never finishes its constructor",
+        "leaves in its constructor",
+    ],
 )
 def test_whatever_a_strategy_does_protection_goes_on(
     server: SandboxServer, tmp_path: Path, constructor: str, watches: str, decide: str
@@ -272,6 +279,29 @@ def test_whatever_a_strategy_does_protection_goes_on(
             lambda: any("strategy" in r for r in daemon.health()[1].get("reasons", [])), "the fault shows"
         )
         assert daemon.terminate(10.0) == 0
+
+
+def test_with_adoption_off_a_restart_still_knows_what_it_opened_itself(
+    server: SandboxServer, tmp_path: Path
+) -> None:
+    text = HELD + '\n[[market]]\nticker = "KXTEST-CHEAP-D"\nbid = "0.28"\nask = "0.30"\nmode = "quiet"\n'
+    with SandboxServer(scenario(text)) as exchange:
+        environment = {"ADOPT_POSITIONS": "no"}
+        buying = {
+            "STRATEGY": "value",
+            "STRATEGY_FAIR_PRICES": "KXTEST-CHEAP-D=0.45",
+            "STRATEGY_INTERVAL_S": "1",
+        }
+        with Daemon(tmp_path, exchange, **environment, **buying) as first:
+            first.wait_for("entry_filled", ticker="KXTEST-CHEAP-D")
+            first.until(lambda: first.is_covered(1), "its own is protected, the others by choice are not")
+            assert first.terminate() == 0
+        with Daemon(tmp_path, exchange, **environment) as second:
+            second.until(lambda: second.is_covered(1), "its own is still protected")
+            exchange.set_market("KXTEST-CHEAP-D", bid="0.10", ask="0.12")
+            exchange.set_market(YES, bid="0.10", ask="0.12")
+            second.wait_for("exit_closed", ticker="KXTEST-CHEAP-D", outcome="filled")
+            assert not second.events("exit_triggered", ticker=YES)
 
 
 def test_a_strategy_that_cannot_be_loaded_exits_with_2(server: SandboxServer, tmp_path: Path) -> None:
