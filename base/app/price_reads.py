@@ -15,13 +15,15 @@ from base.clock import Clock
 from base.errors import BotError
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import RepeatedWarnings, log_event
-from base.model.market import PriceSource, Quote
+from base.model.market import MarketStatus, PriceSource, Quote
 from base.risk.price_needs import Refresh
 
 logger = logging.getLogger(__name__)
 
 SPACING_S = 2.0
 """At most 30 reads a minute, whatever is asked for."""
+NEW_SPACING_S = 0.25
+"""The same for a market of which nothing is known: until it is read nobody knows whether it trades."""
 
 
 class PriceReads:
@@ -45,8 +47,10 @@ class PriceReads:
         self._failed_in_a_row = 0
         self._lock = threading.Lock()  # guards the field below
         self._wanted: Refresh | None = None
+        self._last_read_at: float | None = None
+        self._last_asked: frozenset[str] = frozenset()
         # Waits for ever unless woken: an hour is the loop's bound, not a rhythm.
-        self.service = PeriodicService("price-reads", 3600.0, self.run_once, clock, spacing_s=SPACING_S)
+        self.service = PeriodicService("price-reads", 3600.0, self.run_once, clock)
 
     def request(self, refresh: Refresh) -> None:
         """Ask for a read; returns at once. Several requests become one read."""
@@ -58,16 +62,26 @@ class PriceReads:
                 self._wanted = Refresh(tickers, refresh.why)
         self.service.wake()
 
-    def run_once(self) -> None:
-        """Read what is wanted, if anything; a failure is announced and the checker asks again."""
+    def run_once(self) -> float | None:
+        """Read what is wanted, if anything; a failure is announced and the checker asks again.
+
+        Returns in how many seconds it is to be called again, where it is too early to read.
+        """
         with self._lock:
-            wanted, self._wanted = self._wanted, None
+            wanted = self._wanted
         if wanted is None:
-            return
+            return None
+        early_s = self._too_early_s(wanted)
+        if early_s > 0:
+            return early_s
+        with self._lock:
+            wanted, self._wanted = self._wanted or wanted, None
         required = self._cache.required
         tickers = [t for t in wanted.tickers if t in required]
         if not tickers:
-            return
+            return None
+        self._last_read_at = self._clock.monotonic()
+        self._last_asked = frozenset(tickers)
         before = {t: e.quote for t, e in self._cache.snapshot().items() if t in wanted.tickers}
         held_back = self._warnings.allow(wanted.why.value, self._clock.monotonic())
         if held_back is not None:
@@ -92,13 +106,31 @@ class PriceReads:
                     why=exc,
                     also_since_last=again,
                 )
-            return
+            return None
         if self._failed_in_a_row:
             log_event(logger, logging.INFO, "price_read_recovered", after_failures=self._failed_in_a_row)
             self._failed_in_a_row = 0
         if known < len(tickers):
             log_event(logger, logging.WARNING, "markets_unknown", asked=len(tickers), known=known)
         self._find_silent(before)
+        return None
+
+    def _too_early_s(self, wanted: Refresh) -> float:
+        """Seconds until a read is allowed; a market of which nothing is known has to wait least."""
+        if self._last_read_at is None:
+            return 0.0
+        entries = self._cache.snapshot()
+        is_new = any(
+            t not in self._last_asked
+            and (
+                t not in entries
+                or entries[t].quote is None
+                or entries[t].market.status is MarketStatus.UNKNOWN
+            )
+            for t in wanted.tickers
+        )
+        spacing_s = NEW_SPACING_S if is_new else SPACING_S
+        return self._last_read_at + spacing_s - self._clock.monotonic()
 
     def _find_silent(self, before: dict[str, Quote | None]) -> None:
         """A confirmed market whose price REST knows to have moved, while the stream said nothing since

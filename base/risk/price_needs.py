@@ -68,7 +68,8 @@ def decide_refresh(markets: Iterable[MarketNeed], *, feed_is_live: bool) -> Refr
 
 
 def _why(market: MarketNeed, feed_is_live: bool) -> Why | None:
-    if market.age_s is None:
+    if market.age_s is None or market.status is MarketStatus.UNKNOWN:
+        # However fresh a streamed price is: only REST says whether the market trades.
         return Why.MISSING
     if not market.status.can_still_trade:
         return Why.STALE if market.age_s > SETTLING_S else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from base.app.price_reads import SPACING_S, PriceReads
+from base.app.price_reads import NEW_SPACING_S, SPACING_S, PriceReads
 from base.errors import TransientError
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.market import PriceSource, Quote
@@ -79,11 +79,31 @@ def test_a_failed_read_ends_its_pass_and_not_the_next() -> None:
     rig.price_reads.run_once()
     rig.is_failing = False
     rig.ask("A")
+    assert rig.price_reads.run_once() == SPACING_S, "too early, and not forgotten"
+    rig.clock.advance(SPACING_S)
     rig.price_reads.run_once()
     assert rig.reads == [("A",), ("A",)]
     entry = rig.cache.get("A")
     assert entry is not None
     assert entry.yes_bid == Decimal("0.50")
+
+
+def test_a_market_of_which_nothing_is_known_is_read_at_once_between_other_reads() -> None:
+    rig = Rig("A", "B")
+    rig.ask("A")
+    assert rig.price_reads.run_once() is None
+    rig.clock.advance(NEW_SPACING_S)
+    rig.ask("A", "B")
+    assert rig.price_reads.run_once() is None
+    assert rig.reads == [("A",), ("A", "B")]
+
+
+def test_the_first_request_after_the_start_is_not_kept_waiting() -> None:
+    rig = Rig("A")
+    assert rig.price_reads.run_once() is None, "the thread's first pass finds nothing to do"
+    rig.ask("A")
+    assert rig.price_reads.run_once() is None
+    assert rig.reads == [("A",)]
 
 
 def test_a_confirmed_market_that_moved_unseen_is_suspected() -> None:
