@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 SPACING_S = 2.0
 """At most 30 reads a minute, whatever is asked for."""
+DEFERRED_S_MAX = 0.5
 NEW_SPACING_S = 0.25
 """The same for a market of which nothing is known: until it is read nobody knows whether it trades."""
 
@@ -72,6 +73,11 @@ class PriceReads:
         if wanted is None:
             return None
         early_s = self._too_early_s(wanted)
+        if early_s > DEFERRED_S_MAX:
+            # By then it may not be needed: the checker asks again at every sweep while it is.
+            with self._lock:
+                self._wanted = None
+            return None
         if early_s > 0:
             return early_s
         with self._lock:
