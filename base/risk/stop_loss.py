@@ -186,6 +186,8 @@ class StopLossChecker:
             position = self._portfolio.get(ticker)
             if position is not None:
                 self._check(position, self._feed.is_confirmed(ticker))
+        if self._announced_totals is not None and self._announced_totals[0] < self._announced_totals[1]:
+            self._announce()  # good news need not wait for the sweep
 
     def sweep(self) -> None:
         """Look at every position, ask for the prices that are missing, announce what is unprotected."""
