@@ -138,6 +138,7 @@ class ExitDesk:
         self._updates: OrderedDict[str, OrderUpdate] = OrderedDict()
         self._is_draining = False
         self._is_started = False
+        self._closed_count = 0
         self._busy = 0
         self._extras: set[threading.Thread] = set()
 
@@ -186,6 +187,8 @@ class ExitDesk:
 
     def trigger(self, order: ExitOrder) -> bool:
         """Start an episode; False when one is running for this market, nothing is held, or stopping."""
+        with self._lock:
+            closed_before = self._closed_count
         position = self._portfolio.get(order.ticker)
         if position is None:
             return False
@@ -203,6 +206,8 @@ class ExitDesk:
         with self._lock:
             if order.ticker in self._active or self._is_draining:
                 return False
+            if self._closed_count != closed_before:
+                return False  # the position may have gone with the exit that has just ended: look again
             self._active[order.ticker] = episode
             self._due[order.ticker] = self._clock.monotonic()
             self._publish_locked(episode)
@@ -369,6 +374,7 @@ class ExitDesk:
             self._busy -= 1
             if episode.state is EpisodeState.CLOSED:
                 del self._active[episode.ticker]
+                self._closed_count += 1
             else:
                 if episode.ticker in self._pokes and episode.state is EpisodeState.BLOCKED:
                     delay_s = min(delay_s, 0.05)
