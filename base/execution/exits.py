@@ -138,7 +138,7 @@ class ExitDesk:
         self._updates: OrderedDict[str, OrderUpdate] = OrderedDict()
         self._is_draining = False
         self._is_started = False
-        self._closed_count = 0
+        self._closed_counts: dict[str, int] = {}  # exits ended so far, by ticker
         self._busy = 0
         self._extras: set[threading.Thread] = set()
 
@@ -188,7 +188,7 @@ class ExitDesk:
     def trigger(self, order: ExitOrder) -> bool:
         """Start an episode; False when one is running for this market, nothing is held, or stopping."""
         with self._lock:
-            closed_before = self._closed_count
+            closed_before = self._closed_counts.get(order.ticker, 0)
         position = self._portfolio.get(order.ticker)
         if position is None:
             return False
@@ -206,7 +206,7 @@ class ExitDesk:
         with self._lock:
             if order.ticker in self._active or self._is_draining:
                 return False
-            if self._closed_count != closed_before:
+            if self._closed_counts.get(order.ticker, 0) != closed_before:
                 return False  # the position may have gone with the exit that has just ended: look again
             self._active[order.ticker] = episode
             self._due[order.ticker] = self._clock.monotonic()
@@ -374,7 +374,7 @@ class ExitDesk:
             self._busy -= 1
             if episode.state is EpisodeState.CLOSED:
                 del self._active[episode.ticker]
-                self._closed_count += 1
+                self._closed_counts[episode.ticker] = self._closed_counts.get(episode.ticker, 0) + 1
             else:
                 if episode.ticker in self._pokes and episode.state is EpisodeState.BLOCKED:
                     delay_s = min(delay_s, 0.05)
