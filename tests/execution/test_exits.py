@@ -694,3 +694,25 @@ def test_orders_that_hang_hold_up_no_other_market() -> None:
 
 def order_for(ticker: str) -> ExitOrder:
     return ExitOrder(ticker, ExitReason.STOP_LOSS, Decimal("0.40"), None, Decimal("0.01"))
+
+
+def test_a_trigger_that_overtakes_the_end_of_its_own_exit_starts_no_second_one() -> None:
+    clock = FakeClock()
+    exchange = FakeExchange(clock)
+    exchange.holds(T, "10")
+    exchange.prices.set(T, "0.40")
+    portfolio = Portfolio(clock)
+    portfolio.apply_read(exchange.positions(), clock.monotonic())
+    ids = iter(("first", "second"))
+
+    def new_id() -> str:
+        """Asked between the look at the position and the start: the second time the first exit ends here."""
+        if desk.is_active(T):
+            assert desk.run_once(exchange.open_sender())
+        return next(ids)
+
+    desk = ExitDesk(exchange, portfolio, exchange.prices.get, lambda: None, clock, new_id=new_id)
+    assert trigger(desk)
+    assert not trigger(desk)
+    assert [view.id for view in desk.views()] == ["first"]
+    assert exchange.held[T] == 0
