@@ -96,6 +96,12 @@ PURE = (
     "base.kalshi.strict_json",
     "base.kalshi.subscriptions",
     "base.kalshi.wire",
+    "base.store.books",
+    "base.store.realized",
+    "base.store.reconcile",
+    "base.execution.episode",
+    "base.execution.ladder",
+    "base.execution.refusals",
 )
 NOT_PURE = ("base.risk.stop_loss",)
 IMPURE_LIBRARIES = {

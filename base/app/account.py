@@ -2,7 +2,8 @@
 
 The stream's private messages make changes prompt; the pass of the thread `reconcile` (at start, every
 `RECONCILE_INTERVAL_S`, after every reconnect and whenever somebody doubts) makes them certain. A read
-that fails or is incomplete says nothing: nothing is treated as flat because of it.
+that fails or is incomplete says nothing: nothing is treated as flat because of it. What the reads had to
+correct has money that nobody told of; `bookkeeping.py` looks for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from base.app.bookkeeping import AccountHistory, Bookkeeper
+from base.app.foreign_orders import ForeignOrders
 from base.app.services import PeriodicService
 from base.clock import Clock
 from base.execution.exits import ExitDesk
@@ -20,17 +23,23 @@ from base.kalshi.websocket_client import FeedState
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.log import log_event
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
-from base.model.market import Market
+from base.model.market import Market, MarketStatus
 from base.model.position import Fill
 from base.model.rules import ExitRule
 from base.risk.price_needs import Refresh, Why
 from base.store.portfolio import Change, HeldRead, Portfolio
+from base.store.reconcile import CorrectionKind, compare
 
 logger = logging.getLogger(__name__)
 
 RECONCILE_SPACING_S = 1.0
 UNREAD_S_MAX = 15.0
 """Beyond its interval, a complete read may be so late before `/healthz` says that it is missing."""
+
+LONG_OUTAGE_S = 30.0
+"""After the stream was gone for so long, fills that it could not tell of are looked for."""
+HAS_RESULT = frozenset({MarketStatus.DETERMINED, MarketStatus.AMENDED, MarketStatus.FINALIZED})
+"""A position that a read does not show any more in such a market has been settled."""
 
 
 class RequiredSink(Protocol):
@@ -81,6 +90,12 @@ class MarketDirectory:
             self._cache.require(held | self._watched, held)
             self._feed.set_required(streamed, trading)
 
+    def ended(self, tickers: Iterable[str]) -> frozenset[str]:
+        """Those of the markets whose result is known."""
+        entries = self._cache.snapshot()
+        wall = self._clock.now()
+        return frozenset(t for t in tickers if self._market(t, entries).status_at(wall) in HAS_RESULT)
+
     @staticmethod
     def _market(ticker: str, entries: Mapping[str, PriceEntry]) -> Market:
         entry = entries.get(ticker)
@@ -89,7 +104,10 @@ class MarketDirectory:
 
 class Account:
     """Listens to the stream and reconciles. `read_positions` returns one complete read (and raises
-    otherwise); `is_paper` leaves the stream's words on the real account to the reads."""
+    otherwise); `is_paper` leaves the stream's words on the real account to the reads, and its money alone.
+
+    With a `history`, `books` is the service that finds the money that was missed; it has to be started.
+    """
 
     def __init__(
         self,
@@ -102,6 +120,7 @@ class Account:
         *,
         is_paper: bool,
         after_read: Callable[[], None] = lambda: None,
+        history: AccountHistory | None = None,
     ) -> None:
         self._portfolio = portfolio
         self._directory = directory
@@ -110,16 +129,31 @@ class Account:
         self._request_prices = request_prices
         self._clock = clock
         self._is_paper = is_paper
-        self._lock = threading.Lock()  # guards the field below
+        self._foreign = ForeignOrders(portfolio, clock)
+        self.books: Bookkeeper | None = None
+        if history is not None and not is_paper:
+            self.books = Bookkeeper(portfolio, history, self._foreign.resting, clock)
+        self._lock = threading.Lock()  # guards the fields below
         self._unreadable: tuple[str, ...] = ()
+        self._feed_down_since: float | None = None
         self._desk: ExitDesk | None = None
         self._sweep_soon: Callable[[], None] = lambda: None
         self.service = PeriodicService(
             "reconcile", interval_s, self.reconcile, clock, spacing_s=RECONCILE_SPACING_S
         )
 
-    def attach(self, desk: ExitDesk, sweep_soon: Callable[[], None]) -> None:
-        """Say who is to hear of orders and of a feed that changed; before any thread starts."""
+    def attach(
+        self,
+        desk: ExitDesk,
+        sweep_soon: Callable[[], None],
+        is_own: Callable[[str], bool] = lambda client_order_id: False,
+    ) -> None:
+        """Say who is to hear of orders and of a feed that changed; before any thread starts.
+
+        `is_own` knows the client order ids of ours from before a restart; those that have left since
+        the portfolio knows. It is asked by the stream's thread and answers at once.
+        """
+        self._foreign.attach(is_own)
         self._desk = desk
         self._sweep_soon = sweep_soon
 
@@ -132,10 +166,15 @@ class Account:
         change = self._portfolio.apply_fill(fill)
         if change is not None:
             self._changed([change])
+        is_held = change is not None or self._portfolio.get(fill.ticker) is not None
+        self._foreign.fill(fill, is_held=is_held)
 
     def order_update(self, update: OrderUpdate) -> None:
-        if self._desk is not None and not self._is_paper:
+        if self._is_paper:
+            return
+        if self._desk is not None:
             self._desk.order_update(update)
+        self._foreign.order_update(update)
 
     def position_update(self, update: PositionUpdate) -> None:
         held = self._portfolio.get(update.ticker)
@@ -162,8 +201,18 @@ class Account:
 
     def feed_changed(self, state: FeedState) -> None:
         self._sweep_soon()
-        if state is FeedState.LIVE:
-            self.service.wake()
+        now = self._clock.monotonic()
+        with self._lock:
+            down_since = self._feed_down_since
+            if state is FeedState.LIVE:
+                self._feed_down_since = None
+            elif down_since is None:
+                self._feed_down_since = now
+        if state is not FeedState.LIVE:
+            return
+        self.service.wake()
+        if self.books is not None and down_since is not None and now - down_since >= LONG_OUTAGE_S:
+            self.books.look_for_missed()
 
     # --- reads --------------------------------------------------------------------------------------
 
@@ -175,10 +224,22 @@ class Account:
         was_loaded = self._portfolio.is_loaded
         started_at = self._clock.monotonic()
         read = self._read_positions()
-        changes = self._portfolio.apply_read(read.positions, started_at, is_whole=not read.unreadable)
+        is_whole = not read.unreadable
+        known = self._portfolio.compared_state()
+        corrections = compare(
+            known, read.positions, started_at, is_whole=is_whole, ended=self._directory.ended(known)
+        )
+        changes = self._portfolio.apply_corrections(corrections, started_at, is_whole=is_whole)
         with self._lock:
             self._unreadable = read.unreadable
-        self._changed(changes)
+        for correction in corrections:
+            if correction.kind is CorrectionKind.MISSING:
+                log_event(
+                    logger, logging.WARNING, "position_missing", ticker=correction.ticker, why=correction.why
+                )
+        self._changed(changes, {c.ticker: c.why for c in corrections})
+        if changes and self.books is not None:
+            self.books.look_for_missed()
         level = logging.INFO if changes or not was_loaded else logging.DEBUG
         log_event(logger, level, "reconciled", positions=len(read.positions), changes=len(changes))
         self._after_read()
@@ -194,26 +255,39 @@ class Account:
             doubts.append("positions have not been read from the exchange yet")
         elif (age_s := self._clock.monotonic() - last) > UNREAD_S_MAX + self.service.interval_s:
             doubts.append(f"positions have not been read for {age_s:.0f} s")
+        doubts += self._foreign.doubts()
+        if self.books is not None:
+            doubts += self.books.doubts()
         return doubts
 
-    def _changed(self, changes: list[Change]) -> None:
+    def _changed(self, changes: list[Change], why: Mapping[str, str] | None = None) -> None:
         if not changes:
             return
         self._directory.refresh()
         for change in changes:
-            _log_change(change)
+            _log_change(change, (why or {}).get(change.ticker))
         opened = tuple(sorted(c.ticker for c in changes if c.is_opened))
         if opened:
             self._request_prices(Refresh(opened, Why.MISSING))
         self._sweep_soon()
 
 
-def _log_change(change: Change) -> None:
+def _log_change(change: Change, why: str | None) -> None:
     before, after = change.before, change.after
+    more: dict[str, object] = {} if why is None else {"why": why}
     if after is None:
-        log_event(logger, logging.INFO, "position_closed", ticker=change.ticker, source=change.why)
+        log_event(
+            logger,
+            logging.INFO,
+            "position_closed",
+            ticker=change.ticker,
+            source=change.why,
+            exc_info=False,
+            **more,
+        )
         return
-    was: dict[str, object] = {} if before is None else {"was": before.signed_count}
+    if before is not None:
+        more["was"] = before.signed_count
     log_event(
         logger,
         logging.INFO,
@@ -224,7 +298,7 @@ def _log_change(change: Change) -> None:
         entry=round(after.entry_price, 4),
         source=change.why,
         exc_info=False,
-        **was,
+        **more,
     )
 
 

@@ -124,6 +124,7 @@ class Config:
     log_format: LogFormat
     log_file: Path | None
     exit_floor_dollars: Decimal
+    exit_steps_through: tuple[int, ...]
     alert_urls: tuple[str, ...] = field(repr=False)
     sources: Mapping[str, str] = field(repr=False)
     """Where each variable's value came from: `default`, `.env line 3` or `environment`."""
@@ -291,6 +292,7 @@ def _build(reader: _Reader, directory: Path) -> Config:
         log_format=reader.get("LOG_FORMAT", values.choice(LogFormat)),
         log_file=reader.optional("LOG_FILE", path),
         exit_floor_dollars=reader.get("EXIT_FLOOR_DOLLARS", values.number("0", "0.99", decimals=4)),
+        exit_steps_through=reader.get("EXIT_STEPS_THROUGH", values.growing_steps),
         alert_urls=reader.optional("ALERT_URLS", values.alert_urls) or (),
         sources=MappingProxyType(reader.sources),
         warnings=(),
@@ -492,4 +494,6 @@ def _shown(config: Config, name: str) -> str:
         return "(hidden)"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

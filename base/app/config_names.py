@@ -42,6 +42,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "LOG_FORMAT": "text",
         "LOG_FILE": "",
         "EXIT_FLOOR_DOLLARS": "0.01",
+        "EXIT_STEPS_THROUGH": "2,4,8,16",
         "ALERT_URLS": "",
     }
 )
@@ -58,7 +59,7 @@ ENVIRONMENT_PREFIXES = (
     *("KALSHI_", "UI_", "STOP_LOSS_", "TAKE_PROFIT_", "TRAILING_", "TRADING_MODE", "LIVE_ARMED"),
     *("PRICE_STALE_", "RECONNECT_DELAY_", "RECONCILE_", "FEED_SILENT_", "WEBSOCKET_ENABLED", "ORDERBOOK_"),
     *("MAX_ORDER_", "MAX_POSITION_", "MAX_TOTAL_EXPOSURE_", "MAX_DAILY_LOSS_", "EXIT_FLOOR_", "RULES_FILE"),
-    *("ADOPT_POSITIONS", "ALERT_URL"),
+    *("EXIT_STEPS_", "ADOPT_POSITIONS", "ALERT_URL"),
 )
 """The real environment is shared: only what no other program is likely to set (systemd sets STATE_DIRECTORY
 and LOGS_DIRECTORY, for instance). Other names are errors there only when a letter or two from one of ours."""

@@ -7,6 +7,7 @@ place stays out of messages.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import re
 import stat
@@ -20,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 E = TypeVar("E", bound=StrEnum)
 
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?", re.ASCII)
+_STEP = re.compile(r"[0-9]{1,2}", re.ASCII)
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _TOKEN = re.compile(r"[!-~]{1,512}", re.ASCII)
 _STRATEGY = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -27,6 +29,7 @@ _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}", re.ASCII)
 
 REST_PATH = "/trade-api/v2"
 WS_PATH = "/trade-api/ws/v2"
+STEPS_MAX = 8
 
 
 class HostKind(StrEnum):
@@ -80,6 +83,20 @@ def port(text: str) -> int:
     """A TCP port; 0 lets the system choose."""
     value = number("0", "65535", decimals=0)(text)
     return int(value)
+
+
+def growing_steps(text: str) -> tuple[int, ...]:
+    """Whole steps, comma separated, each deeper than the one before."""
+    remedy = f"write 1 to {STEPS_MAX} whole numbers from 0 to 99, each larger than the last, such as 2,4,8,16"
+    parts = [part.strip() for part in text.split(",")]
+    if not all(_STEP.fullmatch(part) for part in parts):
+        raise ValueError(f"not a list of steps; {remedy}")
+    steps = tuple(map(int, parts))
+    if len(steps) > STEPS_MAX:
+        raise ValueError(f"{len(steps)} steps are too many; {remedy}")
+    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+        raise ValueError(f"the steps do not grow; {remedy}")
+    return steps
 
 
 def choice(kind: type[E]) -> Callable[[str], E]:

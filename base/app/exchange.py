@@ -18,7 +18,10 @@ from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer, load_signer
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
+from base.model.order import Order, OrderStatus
+from base.model.position import Fill
 from base.store.portfolio import HeldRead
+from base.store.realized import Payout
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,34 @@ class Exchange:
             rows, unreadable = exc.rows, tuple(r.ticker or "?" for r in exc.unreadable)
         held = [to_position(row) for row in rows]
         return HeldRead({p.ticker: p for p in held if p is not None}, unreadable)
+
+    # The account's history: other subaccounts trade for themselves.
+
+    def read_fills(self, since_s: int | None = None, tickers: Sequence[str] = ()) -> list[Fill]:
+        """All fills since a wall time, or of up to 100 markets, in the exchange's order. Raises BotError."""
+        fills = self.rest.get_fills(ticker=",".join(tickers) or None, min_ts=since_s)
+        return [fill for fill in fills if fill.subaccount == 0]
+
+    def read_settlements(self, since_s: int) -> list[Payout]:
+        """What ended markets have paid since a wall time. Raises BotError.
+
+        `fee_cost` is what trading them cost in all (OpenAPI: total fees paid), which their fills tell
+        one by one; a settlement itself costs nothing.
+        """
+        return [
+            Payout(
+                s.ticker,
+                round(s.settled_time * 1000),
+                s.yes_count - s.no_count,
+                s.yes_cost + s.no_cost,
+                s.revenue,
+            )
+            for s in self.rest.get_settlements(min_ts=since_s)
+        ]
+
+    def read_resting(self) -> list[Order]:
+        """The account's resting orders. Raises BotError."""
+        return self.rest.get_orders(status=OrderStatus.RESTING.value)
 
     def tickers_entered(self) -> set[str]:
         """Markets in which this program has placed entries, by their client order ids, as far back as the

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import TextIO
@@ -89,6 +90,8 @@ class Flatten:
             self._price_of,
             self._wanted.set,
             clock,
+            # Not the daemon's form: beside it these orders must not look like another daemon's.
+            new_id=lambda: f"bsflatten{uuid.uuid4().hex[:20]}",
         )
 
     def run(self, ticker: str | None, *, asks: bool) -> int:

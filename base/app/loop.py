@@ -8,6 +8,7 @@ even when a strategy never returns.
 from __future__ import annotations
 
 import gc
+import hashlib
 import importlib
 import logging
 import os
@@ -19,20 +20,23 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from base.app.account import Account, Adoption, MarketDirectory
-from base.app.config import Config, TradingMode, describe
+from base.app.config import Config, Environment, TradingMode, describe
 from base.app.entries import EntryDesk
 from base.app.exchange import Exchange, open_exchange
 from base.app.flatten import ENTRIES_BLOCKED_FILE
 from base.app.instance_lock import InstanceLock
 from base.app.live_gateway import LiveGateway
 from base.app.logging_setup import configure_logging, register_secret
+from base.app.pauses import PauseWatch
 from base.app.price_reads import PriceReads
 from base.app.rules import RulesInForce
 from base.app.sandbox_process import EmbeddedSandbox
+from base.app.services import PeriodicService
 from base.app.supervisor import Supervisor, Watched
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
@@ -45,6 +49,7 @@ from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import RepeatedWarnings, log_event
 from base.risk.limits import Limits
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
+from base.store.journal import Journal
 from base.store.portfolio import HeldRead, Portfolio
 from base.strategy.guard import Guard
 from base.strategy.interface import MarketView, OrderIntent, Strategy, StrategyView, Watching
@@ -86,10 +91,27 @@ def run_daemon(config: Config) -> int:
             config = config.with_exchange(address.rest_url, address.ws_url, address.key_id, address.key_file)
         register_secret(config.api_key_id)
         with InstanceLock(config.api_key_id):
-            return Daemon(config, clock).run()
+            return Daemon(config, clock, open_journal(config, clock)).run()
     finally:
         if sandbox is not None:
             sandbox.stop()
+
+
+def journal_path(config: Config) -> Path:
+    """One file an account and mode: what is simulated never mixes with what is real."""
+    key = hashlib.sha256(config.api_key_id.encode()).hexdigest()[:8]  # the name must not tell the key
+    mode = config.effective_trading_mode.value
+    return config.state_dir / f"journal-{config.env.value}-{mode}-{key}.sqlite"
+
+
+def open_journal(config: Config, clock: Clock) -> Journal:
+    """Open the record of this account. Raises ConfigError where it cannot be written.
+
+    The embedded sandbox's account and a paper account begin anew with each start, and so do their journals.
+    """
+    begins_anew = config.runs_embedded_sandbox or config.effective_trading_mode is TradingMode.PAPER
+    path = journal_path(config)
+    return Journal.open(path, clock, account=path.stem, fresh=begins_anew)
 
 
 def check_strategy_name(name: str) -> None:
@@ -155,9 +177,11 @@ class _StrategyHealth:
 class Daemon:
     """One run from start to stop. `run` is called on the main thread."""
 
-    def __init__(self, config: Config, clock: Clock) -> None:
+    def __init__(self, config: Config, clock: Clock, journal: Journal) -> None:
         self._config = config
         self._clock = clock
+        self._journal = journal
+        self._remembered = journal.load()
         check_strategy_name(config.strategy)  # it is loaded once protection runs
         self._rules = RulesInForce(config.rules_file, config.default_rule)
         self._stop = threading.Event()
@@ -168,7 +192,8 @@ class Daemon:
 
         self._exchange: Exchange = open_exchange(config, clock)
         self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
-        self._portfolio = Portfolio(clock)
+        self._portfolio = Portfolio(clock, journal)
+        self._portfolio.restore(self._remembered)
         self._adoption = Adoption(
             self._rules.rule_of, lambda: self._exchange.tickers_entered(), adopts=config.adopt_positions
         )
@@ -194,6 +219,7 @@ class Daemon:
             clock,
             is_paper=self._is_paper,
             after_read=self._remember_own_positions,
+            history=self._exchange,
         )
         if config.websocket_enabled:
             assert config.ws_url is not None, "set together with the REST URL"
@@ -213,8 +239,24 @@ class Daemon:
                 random.Random(),
             )
         directory_feed.target = self._feed
+        self._pauses = PauseWatch(
+            self._exchange.rest.get_exchange_schedule,
+            self._exposed,
+            clock,
+            has_weekly=config.env is not Environment.SANDBOX,  # which trades through the night
+        )
+        # What is done behind everything else.
+        self._late_services = [self._pauses.service]
+        if self._account.books is not None:
+            self._late_services.append(self._account.books.service)
         self._desk = ExitDesk(
-            self._gateway, self._portfolio, self._price_view, self._account.service.wake, clock
+            self._gateway,
+            self._portfolio,
+            self._price_view,
+            self._account.service.wake,
+            clock,
+            recorder=self._journal,
+            steps=config.exit_steps_through,
         )
         self._checker = StopLossChecker(
             CheckerSettings(
@@ -228,8 +270,10 @@ class Daemon:
             self._reads.request,
             self._directory.refresh,
             clock,
+            self._journal,
+            self._remembered.rule_states,
         )
-        self._account.attach(self._desk, self._checker.sweep_soon)
+        self._account.attach(self._desk, self._checker.sweep_soon, self._desk.is_own)
         self._supervisor = Supervisor(
             self._watched(),
             self._signals,
@@ -241,6 +285,7 @@ class Daemon:
             self._shut_down,
             clock,
             entries_blocked=(config.state_dir / ENTRIES_BLOCKED_FILE).exists,
+            journal_ok=lambda: self._journal.status().ok,
         )
         self._entries = EntryDesk(
             self._gateway,
@@ -287,6 +332,8 @@ class Daemon:
             trading_state=self._supervisor.trading_state,
             strategy=self._strategy_status,
             doubts=self._doubts,
+            journal=self._journal_status,
+            next_pause=self._pauses.next_pause,
         )
 
     # --- views that several threads use -------------------------------------------------------------
@@ -295,11 +342,14 @@ class Daemon:
         entry = self._cache.get(ticker)
         if entry is None:
             return None
+        yes_bids, no_bids = self._feed.depth(ticker)
         return PriceView(
             entry.market,
             entry.quote,
             entry.age_s(self._clock.monotonic()),
             self._is_confirmed(ticker),
+            yes_bids,
+            no_bids,
         )
 
     def _is_confirmed(self, ticker: str) -> bool:
@@ -378,6 +428,9 @@ class Daemon:
 
     def _doubts(self) -> list[str]:
         doubts = self._account.doubts()
+        journal = self._journal.status()
+        if not journal.ok:
+            doubts.append(f"the journal cannot be written: {journal.why}")
         if not self._adoption.is_known:
             doubts.append("which positions are this program's own is not known yet (ADOPT_POSITIONS=no)")
         return doubts
@@ -385,12 +438,16 @@ class Daemon:
     def _start_threads(self) -> None:
         if self._stop.is_set():
             return
+        self._journal.start()
+        self._desk.resume(self._remembered)  # before anything new can be triggered
         self._desk.start()
         if isinstance(self._feed, WebsocketClient):
             self._feed.start()
         self._reads.service.start()
         self._checker.start()
         self._account.service.start()
+        for service in self._late_services:
+            service.start()
         self._board.service.start()
         self._supervisor.watch_threads()
         gc.collect()
@@ -503,6 +560,27 @@ class Daemon:
             "intents": h.intents,
         }
 
+    def _exposed(self) -> list[tuple[str, Decimal]]:
+        """What could be sold if trading goes on, and what that is worth, in dollars."""
+        exposed = []
+        for checked in self._checker.checked_positions():
+            if checked.protection.open:
+                value = checked.evaluation.exit_value if checked.evaluation is not None else None
+                price = checked.position.entry_price if value is None else value
+                exposed.append((checked.position.ticker, checked.position.count * price))
+        return exposed
+
+    def _journal_status(self) -> dict[str, Any]:
+        status = self._journal.status()
+        return {
+            "ok": status.ok,
+            "why": status.why,
+            "waiting": status.waiting,
+            "commits": status.commits,
+            "last_commit_ms": round(status.last_commit_ms, 2),
+            "size_bytes": status.size_bytes,
+        }
+
     # --- supervision --------------------------------------------------------------------------------
 
     def _watched(self) -> list[Watched]:
@@ -531,6 +609,8 @@ class Daemon:
                 3 * c.reconcile_interval_s + 15.0,
             ),
             Watched("exits", lambda: self._desk.is_alive, None, self._desk.start, 0.0),
+            Watched("journal", lambda: self._journal.is_alive, None, self._journal.start, 0.0),
+            *(_on_demand(service) for service in self._late_services),
             Watched(
                 "price-reads",
                 lambda: self._reads.service.is_alive,
@@ -578,20 +658,30 @@ class Daemon:
         finished = self._desk.stop(timeout_s=5.0)
         self._checker.stop()
         self._account.service.stop()
+        for service in self._late_services:
+            service.stop()
         self._reads.service.stop()
         if isinstance(self._feed, WebsocketClient):
             self._feed.stop()
         self._board.service.stop()
         in_time = self._checker.join(1.0)
-        for join in (self._account.service.join, self._reads.service.join, self._board.service.join):
-            join(0.3)
+        services = (self._account.service, self._reads.service, self._board.service, *self._late_services)
+        for service in services:
+            service.join(0.3)
         if isinstance(self._feed, WebsocketClient):
             self._feed.join(0.5)
+        self._journal.stop()
+        self._journal.join(1.0)
         self._exchange.rest.close()
         log_summary(self._board.document())
         self._server.stop()
         self._server.join(0.5)
         return finished and in_time
+
+
+def _on_demand(service: PeriodicService) -> Watched:
+    """A thread whose passes are far apart: only its death is trouble."""
+    return Watched(service.name, lambda: service.is_alive, None, service.start, 0.0)
 
 
 class _LateFeed:

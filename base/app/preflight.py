@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol, TextIO
 
-from base.app.config import Config, TradingMode
+from base.app.config import Config, Environment, TradingMode
 from base.app.exchange import BASIC_READ, BASIC_WRITE
 from base.app.rules import read_rules
 from base.app.sandbox_process import EmbeddedSandbox, SandboxAddress
@@ -26,8 +26,10 @@ from base.kalshi.signing import Signer, load_signer
 from base.log import escape
 from base.model.position import Position
 from base.model.rules import ExitRule, RuleState
+from base.model.schedule import ExchangeSchedule
 from base.risk.exit_rules import can_ever_exit, stop_levels
 from base.risk.rule_book import RuleBook, describe_rule
+from base.risk.schedule import eastern, moment_text, next_pause, wait_text
 from base.risk.wording import dollars_text, number_text
 
 SKEW_S_WARN = 2.5
@@ -35,6 +37,7 @@ SKEW_S_WARN = 2.5
 October 2026). The `Date` header is good to half a second."""
 SKEW_S_FAIL = 10.0
 ATTESTATION_DAYS_WARN = 7
+PAUSE_S_WARN = 86_400.0
 
 
 class Verdict(StrEnum):
@@ -65,6 +68,7 @@ class Exchange(Protocol):
     def get_api_keys(self) -> ApiKeys: ...
     def get_positions(self) -> list[PositionRow]: ...
     def get_markets(self, tickers: Sequence[str]) -> list[MarketSnapshot]: ...
+    def get_exchange_schedule(self) -> ExchangeSchedule: ...
 
 
 Connect = Callable[[str, Signer, Clock, ServerClock], Exchange]
@@ -146,7 +150,7 @@ def _check_exchange(config: Config, book: RuleBook, connect: Connect, clock: Clo
     yield Finding(Verdict.OK, f"credentials: accepted, {balance.available:.2f} dollars available")
     yield from _guarded("account limits", lambda: _check_limits(exchange))
     yield from _guarded("API key", lambda: _check_key(exchange, config, clock.now()))
-    yield from _guarded("positions", lambda: _check_positions(exchange, config, book), Verdict.FAIL)
+    yield from _guarded("positions", lambda: _check_positions(exchange, config, book, clock), Verdict.FAIL)
 
 
 def _rules_text(book: RuleBook) -> str:
@@ -237,20 +241,47 @@ def _check_attestation(expires_at: int, now: float) -> Finding:
     return Finding(Verdict.OK, f"location attestation: until {date}")
 
 
-def _check_positions(exchange: Exchange, config: Config, book: RuleBook) -> Iterator[Finding]:
+def _check_positions(exchange: Exchange, config: Config, book: RuleBook, clock: Clock) -> Iterator[Finding]:
     positions = [p for p in map(to_position, exchange.get_positions()) if p is not None]
     yield Finding(Verdict.OK, f"positions: {len(positions)} held")
-    if not positions:
-        return
-    if not config.adopt_positions:
+    if positions and not config.adopt_positions:
         yield Finding(
             Verdict.WARN,
             "positions: those opened elsewhere are not protected",
             "set ADOPT_POSITIONS=yes to protect them",
         )
-    markets = {s.market.ticker: s for s in exchange.get_markets([p.ticker for p in positions])}
+    markets = {}
+    if positions:
+        markets = {s.market.ticker: s for s in exchange.get_markets([p.ticker for p in positions])}
+    settling = {t for t, s in markets.items() if not s.market.status.can_still_trade}
+    to_sell = sum(p.ticker not in settling for p in positions)
+    yield _check_pause(exchange, config, clock.now(), to_sell)
     for position in positions:
         yield _check_position(position, book.rule_for(position.ticker), markets.get(position.ticker))
+
+
+def _check_pause(exchange: Exchange, config: Config, now: float, positions: int) -> Finding:
+    """When trading pauses next, and how many positions cannot be sold while it lasts."""
+    schedule, unread = ExchangeSchedule(), ""
+    try:
+        schedule = exchange.get_exchange_schedule()
+    except BotError as exc:
+        unread = f" (the schedule is not known: {exc})"
+    zone, _ = eastern()
+    # The local exchange trades through the weekly pause of the real ones.
+    pause = next_pause(schedule, now, has_weekly=config.env is not Environment.SANDBOX, zone=zone)
+    if pause is None:
+        return Finding(Verdict.OK, f"trading pauses: none announced{unread}")
+    what = "trading is paused"
+    if pause.start > now:
+        what = f"trading pauses {moment_text(pause.start, zone)} in {wait_text(pause.start - now)}"
+    until = f"until {moment_text(pause.end, zone)}{unread}"
+    if not positions:
+        return Finding(Verdict.OK, f"{what}, {until}")
+    what = f"{what}: {positions} position{'s' if positions > 1 else ''} cannot be sold {until}"
+    if pause.start - now > PAUSE_S_WARN:
+        return Finding(Verdict.OK, what)
+    return Finding(Verdict.WARN, what, "stops wait while it lasts; close before it what must not be held")
 
 
 def _check_position(position: Position, rule: ExitRule, snapshot: MarketSnapshot | None) -> Finding:

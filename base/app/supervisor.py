@@ -61,6 +61,7 @@ class Supervisor:
         clock: Clock,
         leave: Callable[[int], None] = os._exit,
         entries_blocked: Callable[[], bool] = lambda: False,
+        journal_ok: Callable[[], bool] = lambda: True,
     ) -> None:
         self._watched = watched
         self._signals = signals
@@ -73,6 +74,7 @@ class Supervisor:
         self._clock = clock
         self._leave = leave
         self._entries_blocked = entries_blocked
+        self._journal_ok = journal_ok
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._done = threading.Event()
         self._main_left = threading.Event()
@@ -185,6 +187,7 @@ class Supervisor:
         ledger = self._portfolio.ledger()
         inputs = StateInputs(
             reconciled_once=self._portfolio.is_loaded,
+            journal_ok=self._journal_ok(),
             daily_loss_hit=is_daily_loss_hit(ledger.realized - ledger.fees, self._limits),
             service_died=bool(self._deaths) or self._exit_code == EXIT_UNSAFE,
             entries_blocked=self._entries_blocked(),

@@ -23,6 +23,7 @@ from base.kalshi.rate_limit import RequestCounts
 from base.kalshi.websocket_client import FeedStatus
 from base.log import log_event
 from base.model.rules import Evaluation, Hold
+from base.model.schedule import Pause
 from base.risk.coverage import summarize
 from base.risk.stop_loss import CheckedPosition, HistoryRow
 from base.risk.trading_state import TradingState
@@ -66,6 +67,8 @@ class StatusSources:
     trading_state: Callable[[], tuple[TradingState, str]]
     strategy: Callable[[], Mapping[str, Any]]
     doubts: Callable[[], list[str]]
+    journal: Callable[[], Mapping[str, Any]] = dict
+    next_pause: Callable[[], Pause | None] = lambda: None
 
 
 class StatusBoard:
@@ -168,6 +171,8 @@ class StatusBoard:
                 for name, h in threads.items()
             },
             "strategy": dict(strategy),
+            "journal": dict(s.journal()),
+            "next_pause": _pause(s.next_pause()),
             "positions": [_position(c) for c in checked],
             "exits": [_exit(e) for e in exits[-EXITS_SHOWN:]],
             "pnl": {
@@ -199,6 +204,12 @@ def log_summary(document: Mapping[str, Any]) -> None:
         realized_today=pnl["realized_today"],
         why="; ".join(document["health"]["reasons"][:3]) or None,
     )
+
+
+def _pause(pause: Pause | None) -> dict[str, Any] | None:
+    if pause is None:
+        return None
+    return {"starts_at": _iso(pause.start), "ends_at": _iso(pause.end), "why": pause.why.value}
 
 
 def _feed(feed: FeedStatus) -> dict[str, Any]:

@@ -1,50 +1,64 @@
-"""One exit from trigger to flat: what it remembers and how refusals are answered. Pure.
+"""One exit from trigger to flat: its states, what it remembers, and what lost answers prove. Pure.
 
 TRIGGERED ─► SENDING ─► (answer) ─► TRIGGERED for the rest ─► … ─► CLOSED
-                └─► UNKNOWN  (time-out, reset, 5xx: it may have acted; looked up before anything new)
-TRIGGERED ─► BLOCKED (paused, no bid, no funds, …: probed slowly, announced once) ─► TRIGGERED
+                └─► UNKNOWN  (time-out, reset, 5xx, a crash: it may have acted; looked up before anything new)
+TRIGGERED ─► BLOCKED (paused, no bid, no funds, …: probed slowly, announced) ─► SENDING
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 
+from base.errors import InvariantError
+from base.execution.refusals import BlockedWhy
 from base.model.market import ZERO, OutcomeSide
-from base.model.order import OrderRequest
+from base.model.order import OrderRequest, TimeInForce, to_yes_leg
 from base.model.rules import ExitReason
+from base.store.portfolio import READ_LAG_S
+from base.store.records import AttemptOutcome, AttemptRecord, EpisodeRecord
 
 
 class EpisodeState(StrEnum):
     TRIGGERED = "triggered"
     """The next order is to be decided."""
     SENDING = "sending"
-    """An order has left and its answer is awaited."""
+    """An order has been written down and leaves; its answer is awaited."""
     UNKNOWN = "unknown"
     """An order may have acted: it is looked up before anything new is sent."""
     BLOCKED = "blocked"
     """The exchange or the book does not take an order now; probed slowly."""
     CLOSED = "closed"
+    """Nothing more is sent, whatever still arrives."""
 
 
-class BlockedWhy(StrEnum):
-    """What stands in the way, and so how it is probed."""
+_T, _S, _U = EpisodeState.TRIGGERED, EpisodeState.SENDING, EpisodeState.UNKNOWN
+_B, _C = EpisodeState.BLOCKED, EpisodeState.CLOSED
 
-    PAUSED = "paused"
-    NO_BID = "no_bid"
-    BELOW_FLOOR = "below_floor"
-    NO_PRICE = "no_price"
-    NOT_OPEN = "not_open"
-    NO_FUNDS = "no_funds"
-    AUTH = "auth"
-    ENDPOINT_GONE = "endpoint_gone"
-    RATE = "rate"
-    UNREACHABLE = "unreachable"
-    REJECTED = "rejected"
-    NO_FILL = "no_fill"
-    MARKET_CLOSED = "market_closed"
+TRANSITIONS: Mapping[tuple[EpisodeState, EpisodeState], str] = {
+    (_T, _S): "an order leaves, written down before",
+    (_T, _B): "the book or the market takes no order now",
+    (_T, _C): "gone before an order left: sold by hand, settled, or filled by an order that was given up",
+    (_S, _T): "answered: on with the rest, or it never left",
+    (_S, _U): "no answer, or the program died meanwhile: the order may have acted",
+    (_S, _B): "refused for a reason that lasts",
+    (_S, _C): "answered: nothing is left",
+    (_U, _S): "the same order under the same id: if the first one did arrive, that is a 409",
+    (_U, _T): "found, or given up to a fresh read of the position",
+    (_U, _B): "found: it had filled nothing, again",
+    (_U, _C): "found: it had filled everything",
+    (_B, _S): "the probe says open, or the order itself is the probe",
+    (_B, _B): "something else stands in the way now",
+    (_B, _C): "gone meanwhile: sold by hand, or the market closed for good",
+}
+"""Every legal step. What is missing is impossible: nothing leaves CLOSED, and nothing leaves UNKNOWN but by
+evidence or by giving the order up; TRIGGERED never becomes UNKNOWN, since nothing has been sent."""
+
+ENTRY_TOLERANCE = Decimal("0.005")
+"""An entry price that has moved by more between two runs belongs to another position."""
 
 
 @dataclass(slots=True)
@@ -59,11 +73,11 @@ class Episode:
     exit_value: Decimal
     floor: Decimal
     """Least price asked, dollars of the held side."""
-    at_risk: Decimal
-    """Dollars that stand to be lost; larger ones go first."""
+    entry_price: Decimal
+    count: Decimal
+    """Held at the trigger: no more than that is ever sold by this exit."""
     opened_at: float
     """Wall time of the trigger."""
-    state: EpisodeState = EpisodeState.TRIGGERED
     attempts: int = 0
     rung: int = 0
     zero_fills: int = 0
@@ -73,26 +87,53 @@ class Episode:
     fees: Decimal = ZERO
     blocked_why: BlockedWhy | None = None
     blocked_times: int = 0
+    blocked_since: float | None = None
+    waits_for_all: bool = False
+    """It is blocked by what every order of the account meets: due again as soon as one was taken."""
     order: OrderRequest | None = None
     """The order whose answer is awaited or unknown."""
+    order_written_at: float = 0.0
+    """Wall time at which the order was written down."""
     sent_at_wall: float = 0.0
     sent_at: float = -math.inf
     unknown_since: float | None = None
     """Since when the order's outcome is unknown; a resend does not start it anew."""
     read_awaited_since: float | None = None
-    """An unknown order was given up then: nothing is sized before a complete read that left later."""
-    probed_at: float = -math.inf
-    failed_probes: int = 0
+    """Nothing is sized before a complete read of positions that left later."""
+    looked_up_at: float = -math.inf
+    """When the newest read that was judged for the unknown order had left."""
     lookups: int = 0
     lookups_in_all: int = 0
     """Since the outcome became unknown, resends included; sets the pace."""
     resends: int = 0
+    failed_probes: int = 0
     exists_at_exchange: bool = False
     """The exchange has said that it knows the order's id (409)."""
+    is_from_before: bool = False
+    """The order was sent by a run of the program that ended: reads may hold its fills already."""
+    is_resumed: bool = False
+    """Taken up after a restart, and not yet held against a fresh read of the position."""
+    resumed_at: float = -math.inf
+    is_announced: bool = False
+    """It is on disk and has been logged."""
     outcome: str = ""
     closed_at: float | None = None
     history: list[str] = field(default_factory=list)
+    _state: EpisodeState = EpisodeState.TRIGGERED
 
+    @property
+    def state(self) -> EpisodeState:
+        return self._state
+
+    def move(self, after: EpisodeState) -> str:
+        """Change the state; return why that is legal. Raises InvariantError for what is not."""
+        why = TRANSITIONS.get((self._state, after))
+        if why is None:
+            raise InvariantError(f"exit {self.id} cannot go from {self._state.value} to {after.value}")
+        self._state = after
+        return why
+
+    @property
     def next_client_order_id(self) -> str:
         """The id of the next attempt; derived, so that the same attempt always has the same id."""
         return f"{self.id}-{self.attempts + 1}"
@@ -102,47 +143,123 @@ class Episode:
         """Dollars of the held side a contract over all fills, None before the first."""
         return self.proceeds / self.filled if self.filled else None
 
+    @property
+    def left(self) -> Decimal:
+        """Contracts of those held at the trigger that are not known to be sold."""
+        return max(ZERO, self.count - self.filled)
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What to do about a definite refusal: block for `why`, look again after `delay_s` (doubling up to
-    `delay_s_max`), or look the order up because the exchange says that it exists."""
+    @property
+    def expected_loss(self) -> Decimal:
+        """Dollars that this exit loses against the entry at the price that triggered it; below 0: a gain."""
+        return self.count * (self.entry_price - self.exit_value)
 
-    why: BlockedWhy
-    delay_s: float
-    delay_s_max: float
-    look_up: bool = False
-    refresh_market: bool = False
+    @property
+    def urgency(self) -> tuple[Decimal, Decimal]:
+        """The larger goes first: the largest expected loss, then what is still at stake."""
+        return self.expected_loss, self.count * self.exit_value
+
+    def record(self) -> EpisodeRecord:
+        return EpisodeRecord(
+            id=self.id,
+            ticker=self.ticker,
+            outcome_side=self.outcome_side,
+            reason=self.reason,
+            trigger_price=self.trigger_price,
+            exit_value=self.exit_value,
+            floor=self.floor,
+            entry_price=self.entry_price,
+            count=self.count,
+            opened_at=self.opened_at,
+            state=self._state.value,
+            blocked_why=self.blocked_why.value if self.blocked_why is not None else "",
+            attempts=self.attempts,
+            rung=self.rung,
+            zero_fills=self.zero_fills,
+            filled=self.filled,
+            proceeds=self.proceeds,
+            fees=self.fees,
+            outcome=self.outcome,
+            closed_at=self.closed_at,
+        )
+
+    def attempt_record(self, request: OrderRequest) -> AttemptRecord:
+        """The order as it is written down before it leaves."""
+        return AttemptRecord(
+            client_order_id=request.client_order_id,
+            episode_id=self.id,
+            number=self.attempts,
+            ticker=request.ticker,
+            book_side=request.book_side,
+            count=request.count,
+            price=request.price,
+            exchange_index=request.exchange_index,
+            written_at=self.order_written_at,
+        )
 
 
-_PAUSED = Refusal(BlockedWhy.PAUSED, 2.0, 4.0, refresh_market=True)
-_CLOSED = Refusal(BlockedWhy.MARKET_CLOSED, 2.0, 10.0, refresh_market=True)
-_BY_CODE: dict[str, Refusal] = {
-    "trading_is_paused": _PAUSED,
-    "exchange_is_paused": _PAUSED,
-    "market_inactive": _CLOSED,
-    "market_closed": _CLOSED,
-    "order_already_exists": Refusal(BlockedWhy.REJECTED, 0.25, 2.0, look_up=True),
-    "insufficient_balance": Refusal(BlockedWhy.NO_FUNDS, 5.0, 30.0),
-    "available_balance_too_low": Refusal(BlockedWhy.NO_FUNDS, 5.0, 30.0),
-    "invalid_price": Refusal(BlockedWhy.REJECTED, 0.25, 10.0, refresh_market=True),
-    "deprecated_v1_order_endpoint": Refusal(BlockedWhy.ENDPOINT_GONE, 30.0, 60.0),
-}
-_AUTH = Refusal(BlockedWhy.AUTH, 5.0, 30.0)
-_GONE = Refusal(BlockedWhy.ENDPOINT_GONE, 30.0, 60.0)
-_OTHER = Refusal(BlockedWhy.REJECTED, 0.5, 30.0, refresh_market=True)
+def resume(
+    record: EpisodeRecord, attempts: tuple[AttemptRecord, ...], now_wall: float, now: float
+) -> Episode:
+    """An exit as a new run takes it up: an order that was written down and has no answer may have acted.
+
+    Whatever else it was doing, its position is read first, late enough for the read to show what its
+    orders have filled.
+    """
+    answered = [a for a in attempts if a.fill_count > 0]
+    # An answer and the exit's own row are two rows: the program may have died between them.
+    filled = max(record.filled, sum((a.fill_count for a in answered), ZERO))
+    is_row_behind = filled > record.filled
+    episode = Episode(
+        id=record.id,
+        ticker=record.ticker,
+        outcome_side=record.outcome_side,
+        reason=record.reason,
+        trigger_price=record.trigger_price,
+        exit_value=record.exit_value,
+        floor=record.floor,
+        entry_price=record.entry_price,
+        count=record.count,
+        opened_at=record.opened_at,
+        attempts=max([record.attempts, *(a.number for a in attempts)]),
+        rung=record.rung,
+        zero_fills=record.zero_fills,
+        filled=filled,
+        proceeds=sum((_proceeds(a, record.outcome_side) for a in answered), ZERO)
+        if is_row_behind
+        else record.proceeds,
+        fees=sum((a.fees for a in answered), ZERO) if is_row_behind else record.fees,
+        read_awaited_since=now + READ_LAG_S if attempts else now,
+        is_resumed=True,
+        resumed_at=now,
+        is_announced=True,
+    )
+    open_attempts = [a for a in attempts if a.outcome is AttemptOutcome.OPEN]
+    if not open_attempts:
+        return episode
+    last = max(open_attempts, key=lambda a: a.number)
+    episode.order = OrderRequest(
+        ticker=last.ticker,
+        client_order_id=last.client_order_id,
+        book_side=last.book_side,
+        count=last.count,
+        price=last.price,
+        time_in_force=TimeInForce.IMMEDIATE_OR_CANCEL,
+        reduce_only=True,
+        exchange_index=last.exchange_index,
+    )
+    episode.order_written_at = last.written_at
+    # It left before the old run ended, so before now: reads that are complete up to now would show it.
+    episode.sent_at, episode.sent_at_wall = now, now_wall
+    episode.unknown_since = now
+    episode.is_from_before = True
+    episode.move(EpisodeState.SENDING)
+    episode.move(EpisodeState.UNKNOWN)
+    return episode
 
 
-def answer_refusal(status: int, code: str) -> Refusal:
-    """What to do about a refused order, from its HTTP status and the exchange's error code."""
-    known = _BY_CODE.get(code.lower())
-    if known is not None:
-        return known
-    if status in (401, 403):
-        return _AUTH
-    if status == 410:
-        return _GONE
-    return _OTHER
+def _proceeds(attempt: AttemptRecord, side: OutcomeSide) -> Decimal:
+    price = attempt.average_yes_price if attempt.average_yes_price is not None else attempt.price
+    return attempt.fill_count * to_yes_leg(price, side)
 
 
 PATIENCE_S = (0.15, 0.3, 0.6, 1.2, 2.5, 5.0)
@@ -172,6 +289,9 @@ UNKNOWN_S_MAX = 60.0
 """No outcome stays unknown for longer: an exit must never be latched off for good."""
 RESENDS_MAX = 5
 LOOKUPS_MAX = 40
+RESEND_AGE_S_MAX = 600.0
+"""An order written down longer ago is not sent again: ids are unique among *recent* orders only
+(docs.kalshi.com, changelog 2026-09-03), so the same id would prove nothing."""
 
 
 class LookupVerdict(StrEnum):
@@ -182,12 +302,12 @@ class LookupVerdict(StrEnum):
     """Leave it to reconciliation by position; the next order takes a new id (and is reduce-only)."""
 
 
-def judge_absence(episode: Episode, data_as_of: float | None, now: float) -> LookupVerdict:
+def judge_absence(episode: Episode, data_as_of: float | None, now: float, now_wall: float) -> LookupVerdict:
     """What a look-up that did not show the order means. One read never proves absence: reads lag writes.
 
     `data_as_of` is the exchange's word on how complete its reads are (wall time), `now` monotonic.
     """
-    if episode.lookups >= LOOKUPS_MAX or _is_overdue(episode, now):
+    if episode.lookups >= LOOKUPS_MAX or (_is_overdue(episode, now) and episode.lookups >= 2):
         return LookupVerdict.GIVE_UP
     if episode.exists_at_exchange:
         return LookupVerdict.WAIT
@@ -195,18 +315,28 @@ def judge_absence(episode: Episode, data_as_of: float | None, now: float) -> Loo
     is_long_ago = now - episode.sent_at >= LOOKUP_PATIENCE_S and episode.lookups >= 3
     if not ((is_past_barrier and episode.lookups >= 2) or is_long_ago):
         return LookupVerdict.WAIT
-    return LookupVerdict.RESEND if episode.resends < RESENDS_MAX else LookupVerdict.GIVE_UP
+    return LookupVerdict.RESEND if _may_resend(episode, now_wall) else LookupVerdict.GIVE_UP
 
 
-def judge_unread(episode: Episode, now: float) -> LookupVerdict:
+def judge_unread(episode: Episode, now: float, now_wall: float) -> LookupVerdict:
     """What to do while reads fail, so that nothing at all is known of the order; `now` is monotonic."""
     if _is_overdue(episode, now):
         return LookupVerdict.GIVE_UP
     is_long_ago = now - episode.sent_at >= UNREAD_PATIENCE_S
-    if is_long_ago and not episode.exists_at_exchange and episode.resends < RESENDS_MAX:
+    if is_long_ago and not episode.exists_at_exchange and _may_resend(episode, now_wall):
         return LookupVerdict.RESEND
     return LookupVerdict.WAIT
 
 
+def _may_resend(episode: Episode, now_wall: float) -> bool:
+    is_recent = now_wall - episode.order_written_at <= RESEND_AGE_S_MAX
+    return is_recent and episode.resends < RESENDS_MAX
+
+
 def _is_overdue(episode: Episode, now: float) -> bool:
     return episode.unknown_since is not None and now - episode.unknown_since >= UNKNOWN_S_MAX
+
+
+def lookup_pace_s(episode: Episode) -> float:
+    """Seconds to the next look-up: slower the longer the outcome is unknown, resends included."""
+    return LOOKUP_DELAYS_S[min(episode.lookups_in_all, len(LOOKUP_DELAYS_S) - 1)]

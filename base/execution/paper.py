@@ -17,8 +17,8 @@ from dataclasses import replace
 from decimal import ROUND_UP, Decimal
 
 from base.clock import Clock
-from base.errors import OrderRejected
-from base.execution.gateway import FoundOrder, OrderSender, PriceView
+from base.errors import BotError, OrderRejected
+from base.execution.gateway import FoundOrder, OrderLookup, OrderSender, PriceView, TradingShards
 from base.model.market import ONE, ZERO, BookSide, MarketStatus, OutcomeSide
 from base.model.order import OrderAck, OrderRequest, OrderStatus, TimeInForce, to_yes_leg
 from base.model.position import Position
@@ -93,18 +93,16 @@ class PaperGateway:
     def create_entry(self, request: OrderRequest) -> OrderAck:
         return self.fill(request)
 
-    def find_order(self, ticker: str, client_order_id: str) -> FoundOrder | None:
+    def find_orders(self, client_order_ids: Mapping[str, str], since: float) -> OrderLookup:
         with self._lock:
-            return self._orders.get(client_order_id)
-
-    def data_as_of(self) -> float | None:
-        return self._clock.now()
+            found = {i: order for i in client_order_ids if (order := self._orders.get(i)) is not None}
+        return OrderLookup(found, as_of=self._clock.now())
 
     def refresh_markets(self, tickers: Sequence[str]) -> None:
         self._refresh(tickers)
 
-    def is_trading_active(self, exchange_index: int | None) -> bool:
-        return True
+    def trading_shards(self) -> TradingShards:
+        return TradingShards(default=True, shards={})
 
     def fill(self, request: OrderRequest) -> OrderAck:
         """Fill what the displayed quote gives, at its price. Raises OrderRejected as the exchange would."""
@@ -202,8 +200,24 @@ class _PaperSender:
     def __init__(self, gateway: PaperGateway) -> None:
         self._gateway = gateway
 
+    def reserve(self, orders: int) -> float:
+        return 0.0  # no exchange counts them
+
+    @property
+    def batch_max(self) -> int:
+        return 1
+
     def create_order(self, request: OrderRequest) -> OrderAck:
         return self._gateway.fill(request)
+
+    def create_orders(self, requests: Sequence[OrderRequest]) -> list[OrderAck | BotError]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: OrderRequest) -> OrderAck | BotError:
+        try:
+            return self._gateway.fill(request)
+        except BotError as exc:
+            return exc
 
     def prepare(self) -> None:
         """Nothing to keep warm: no order leaves the process."""

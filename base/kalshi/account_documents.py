@@ -15,6 +15,8 @@ from base.errors import WireError
 from base.kalshi.rate_limit import AccountLimits, Quota
 from base.kalshi.strict_json import convert, prepare
 from base.kalshi.wire import parse_dollars, parse_size, parse_ticker, parse_time
+from base.model.schedule import ExchangeSchedule as ExchangeSchedule
+from base.model.schedule import WeeklyHours
 
 API_PREFIX = "/trade-api/v2"
 COST_DEFAULT = 10
@@ -326,23 +328,6 @@ class _Schedule(msgspec.Struct):
 
 class _ScheduleDocument(msgspec.Struct):
     schedule: _Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class WeeklyHours:
-    """Trading hours from Monday to Sunday, `("HH:MM", "HH:MM")` Eastern Time, valid between two times."""
-
-    start_time: float
-    end_time: float
-    days: tuple[tuple[tuple[str, str], ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeSchedule:
-    """Opening hours, and maintenance windows as (start, end) in epoch seconds."""
-
-    standard_hours: tuple[WeeklyHours, ...]
-    maintenance_windows: tuple[tuple[float, float], ...]
 
 
 def parse_exchange_schedule(body: bytes) -> ExchangeSchedule:

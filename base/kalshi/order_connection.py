@@ -10,13 +10,15 @@ import http.client
 import logging
 import socket
 import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from base.clock import Clock
-from base.errors import OrderOutcomeUnknown, RateLimitedError, TransientError
+from base.errors import BotError, InvariantError, OrderOutcomeUnknown, RateLimitedError, TransientError
 from base.kalshi import order_entry
 from base.kalshi.account_documents import COST_DEFAULT, EndpointCosts
-from base.kalshi.order_entry import ORDERS_PATH
+from base.kalshi.order_entry import BATCH_PATH, ORDERS_PATH
 from base.kalshi.rate_limit import Lane, RateLimiter, RequestKind, RequestStats
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
@@ -41,15 +43,27 @@ KEEP_WARM_S_MAX = 1.5
 """Keeping warm may hold up its worker, and with it an exit, for so long."""
 RECONNECT_EVERY_S = 1.0
 BODY_BYTES_MAX = 1024 * 1024
+BATCH_ORDERS_MAX = 20
+"""In one request. All its answers are lost together, so that more would put too much in doubt at once."""
 
 _CHUNK_BYTES = 65_536
+
+
+@dataclass(slots=True)
+class _Route:
+    """Where orders go, and the headers signed ahead for the next request there."""
+
+    path: str
+    prepared: tuple[float, bytes] | None = None
+    """Monotonic time of signing, and header lines."""
 
 
 class OrderConnection:
     """Sends exit orders over a connection of its own. Owned by one thread.
 
     Between orders its owner calls `prepare()` about once a second and `keep_warm(now)`, so that an order
-    needs neither a signature nor a handshake.
+    needs neither a signature nor a handshake. `costs` is what its orders are charged; the owner replaces it
+    when the exchange has told its own.
     """
 
     def __init__(
@@ -70,8 +84,11 @@ class OrderConnection:
         self._port = url.port or (443 if self._is_tls else 80)
         self._host_header = url.netloc.rpartition("@")[2]
         self._base_path = url.path
-        self._path = url.path + ORDERS_PATH
-        self._cost = (costs or EndpointCosts()).cost("POST", self._path)
+        self._single = _Route(url.path + ORDERS_PATH)
+        self._batch = _Route(url.path + BATCH_PATH)
+        self.costs = costs or EndpointCosts()
+        self._batch_orders_max = BATCH_ORDERS_MAX  # 1 where the exchange takes no batches
+        self._batch_orders = BATCH_ORDERS_MAX  # fewer after one that failed, doubled by each success
         self._tls = tls_context(ca_file) if self._is_tls else None
         self._signer = signer
         self._server_clock = server_clock
@@ -83,41 +100,96 @@ class OrderConnection:
         self._sock: BoundedSocket | None = None
         self._last_used_at = clock.monotonic()
         self._last_connect_at: float | None = None
-        self._prepared: tuple[float, bytes] | None = None  # (monotonic time of signing, header lines)
 
-    def create_order(
-        self, request: OrderRequest, deadline_s: float = 5.0, lane: Lane = Lane.EXIT
-    ) -> OrderAck:
-        """Send one order, once, within `deadline_s`. Raises as `RestClient.create_order` does.
+    def reserve(self, orders: int) -> float:
+        """Take the write budget of so many orders and return 0.0, else the seconds until it may be there."""
+        return self._limiter.reserve(RequestKind.WRITE, Lane.EXIT, self._cost(orders))
+
+    @property
+    def batch_max(self) -> int:
+        """The most orders that one request may carry now; what is reserved for them at once is there."""
+        cost = self._cost(2) / 2
+        if self._batch_orders_max == 1 or cost > self._cost(1):
+            return 1
+        most = min(self._batch_orders_max, self._batch_orders)
+        if cost > 0:
+            most = min(most, int(self._limiter.available(RequestKind.WRITE, Lane.EXIT) / cost))
+        return max(1, most)
+
+    def create_order(self, request: OrderRequest, deadline_s: float = 5.0) -> OrderAck:
+        """Send one order that has been reserved, once, within `deadline_s`. Raises as
+        `RestClient.create_order` does.
 
         A connection that turns out dead before it took a byte of the request is replaced and the order
         sent over the new one; a refused timestamp is signed again. Neither can have acted.
         """
         body = order_entry.order_body(request)
-        what = f"order {request.client_order_id}"
-        give_up_at = self._clock.monotonic() + deadline_s
-        self._acquire(what, lane, deadline_s / 2)
-        status, answer = self._post(body, what, give_up_at)
-        error = order_entry.parse_error(answer) if status == 401 else None
-        if error is not None and error.code == order_entry.HEADER_TIMESTAMP_EXPIRED:
-            self._server_clock.apply_observed()
-            self._prepared = None
-            self._acquire(what, lane, (give_up_at - self._clock.monotonic()) / 2)
-            status, answer = self._post(body, what, give_up_at)
-        if status == 429:
-            self._stats.count_rate_limited()
-            self._limiter.penalize(lane)
+        status, answer = self._deliver(self._single, body, f"order {request.client_order_id}", 1, deadline_s)
         try:
             return order_entry.read_create_answer(status, answer, request)
         except OrderOutcomeUnknown:
             self.close()  # the connection may be out of step, one answer behind
             raise
 
+    def create_orders(
+        self, requests: Sequence[OrderRequest], deadline_s: float = 5.0
+    ) -> list[OrderAck | BotError]:
+        """Send orders that have been reserved in one request, once; one answer for each, in order.
+
+        Raises no BotError: what failed as a whole is every order's answer. InvariantError is that of an
+        order that no market can take or whose client order id another one before it has; it is left out.
+        """
+        refused: dict[int, BotError] = {}
+        sent: dict[str, OrderRequest] = {}
+        for index, request in enumerate(requests):
+            try:
+                order_entry.check_order(request)
+            except InvariantError as exc:
+                refused[index] = exc
+                continue
+            if request.client_order_id in sent:
+                refused[index] = InvariantError(f"order {request.client_order_id} is twice in a batch")
+            else:
+                sent[request.client_order_id] = request
+        answers = iter(self._create_together(list(sent.values()), deadline_s) if sent else ())
+        return [refused[i] if i in refused else next(answers) for i in range(len(requests))]
+
+    def _create_together(
+        self, requests: Sequence[OrderRequest], deadline_s: float
+    ) -> list[OrderAck | BotError]:
+        if len(requests) == 1:
+            try:
+                return [self.create_order(requests[0], deadline_s)]
+            except BotError as exc:
+                return [exc]
+        what = f"a batch of {len(requests)} orders from {requests[0].client_order_id} on"
+        try:
+            status, answer = self._deliver(
+                self._batch, order_entry.batch_body(requests), what, len(requests), deadline_s
+            )
+        except (TransientError, OrderOutcomeUnknown) as exc:
+            self._batch_orders = 1
+            return [type(exc)(str(exc)) for _ in requests]
+        answers = order_entry.read_batch_answer(status, answer, requests)
+        if status in order_entry.WITHOUT_BATCHES:
+            self._batch_orders_max = 1
+        if any(isinstance(a, RateLimitedError) for a in answers):
+            # A batch only ever fits as a whole, and somebody else may use this budget too.
+            self._batch_orders = max(1, len(requests) // 2)
+            if status != 429:
+                self._slow_down()
+        elif status != 201:
+            self._batch_orders = 1  # one bad order, or the endpoint itself, must not hold up the others
+        if any(isinstance(a, OrderOutcomeUnknown) for a in answers):
+            self.close()  # as with a single order
+        return answers
+
     def prepare(self) -> None:
-        """Sign the headers of the next order, at most once a second."""
+        """Sign the headers of the next order and of the next batch, at most once a second."""
         now = self._clock.monotonic()
-        if self._prepared is None or now - self._prepared[0] >= PREPARE_EVERY_S:
-            self._prepared = (now, self._sign())
+        for route in (self._single, self._batch):
+            if route.prepared is None or now - route.prepared[0] >= PREPARE_EVERY_S:
+                route.prepared = (now, self._sign(route))
 
     def keep_warm(self, now: float) -> bool:
         """Make sure that there is a live connection; `now` is monotonic seconds. Return whether there is.
@@ -157,18 +229,40 @@ class OrderConnection:
 
     # --- one request --------------------------------------------------------------------------------------
 
-    def _acquire(self, what: str, lane: Lane, wait_s: float) -> None:
-        if not self._limiter.acquire(RequestKind.WRITE, lane, self._cost, wait_s):
-            raise RateLimitedError(
-                f"{what}: no write budget left for lane {lane.name.lower()}; it was not sent"
-            )
+    def _cost(self, orders: int) -> float:
+        """Tokens of a request with so many orders; a batch is billed for each (docs, batch create orders)."""
+        return orders * self.costs.cost("POST", (self._batch if orders > 1 else self._single).path)
 
-    def _post(self, body: bytes, what: str, give_up_at: float) -> tuple[int, bytes]:
-        """Send the order and read its answer, whatever it says."""
+    def _deliver(
+        self, route: _Route, body: bytes, what: str, orders: int, deadline_s: float
+    ) -> tuple[int, bytes]:
+        """Send a request, a second time only after the exchange has refused its timestamp."""
+        give_up_at = self._clock.monotonic() + deadline_s
+        status, answer = self._post(route, body, what, give_up_at)
+        error = order_entry.parse_error(answer) if status == 401 else None
+        if error is not None and error.code == order_entry.HEADER_TIMESTAMP_EXPIRED:
+            self._server_clock.apply_observed()
+            self._single.prepared = self._batch.prepared = None
+            # Sent whether there is budget for it or not: a refused signature may have cost nothing, and if
+            # it did, a 429 is the worst that follows, which costs an eighth of a second.
+            self._limiter.charge(RequestKind.WRITE, self._cost(orders))
+            status, answer = self._post(route, body, what, give_up_at)
+        if status == 429:
+            self._slow_down()
+        elif status == 201:
+            self._batch_orders = min(BATCH_ORDERS_MAX, self._batch_orders * 2)
+        return status, answer
+
+    def _slow_down(self) -> None:
+        self._stats.count_rate_limited()
+        self._limiter.penalize(Lane.EXIT)
+
+    def _post(self, route: _Route, body: bytes, what: str, give_up_at: float) -> tuple[int, bytes]:
+        """Send the request and read its answer, whatever it says."""
         self._deadline.start(give_up_at - self._clock.monotonic())
         self._stats.count_write()
         try:
-            sock = self._send_somehow(body)
+            sock = self._send_somehow(route, body)
         except _PartlySent as exc:
             self.close()
             raise OrderOutcomeUnknown(f"{what}: the connection failed while it was sent: {exc}") from exc
@@ -181,12 +275,12 @@ class OrderConnection:
             self.close()
             raise OrderOutcomeUnknown(f"{what}, no usable answer: {_reason(exc)}") from exc
 
-    def _send_somehow(self, body: bytes) -> BoundedSocket:
+    def _send_somehow(self, route: _Route, body: bytes) -> BoundedSocket:
         """Send over the open connection, or over a new one if that is dead before it takes a byte."""
         is_trusted = self._clock.monotonic() - self._last_used_at < UNTRUSTED_AFTER_S
         if self._sock is not None and is_trusted and not self._is_stale(self._sock):
             try:
-                self._send_all(self._sock, self._post_head(len(body)) + body)
+                self._send_all(self._sock, self._post_head(route, len(body)) + body)
             except ConnectionError:
                 # The first send call was refused: the kernel took nothing of the request.
                 self.close()
@@ -195,7 +289,7 @@ class OrderConnection:
         else:
             self.close()
         sock = self._connect()
-        self._send_all(sock, self._post_head(len(body)) + body)
+        self._send_all(sock, self._post_head(route, len(body)) + body)
         return sock
 
     def _send_all(self, sock: BoundedSocket, data: bytes) -> None:
@@ -241,16 +335,16 @@ class OrderConnection:
             raise http.client.IncompleteRead(bytes(received), announced - len(received))
         return bytes(received)
 
-    def _post_head(self, length: int) -> bytes:
+    def _post_head(self, route: _Route, length: int) -> bytes:
         """Request line and headers; each signed set is used once."""
-        prepared, self._prepared = self._prepared, None
+        prepared, route.prepared = route.prepared, None
         if prepared is None or self._clock.monotonic() - prepared[0] > PREPARED_AGE_S_MAX:
-            signed = self._sign()
+            signed = self._sign(route)
         else:
             signed = prepared[1]
         return (
             (
-                f"POST {self._path} HTTP/1.1\r\n"
+                f"POST {route.path} HTTP/1.1\r\n"
                 f"Host: {self._host_header}\r\n"
                 "User-Agent: backstop\r\n"
                 "Accept: application/json\r\n"
@@ -262,8 +356,8 @@ class OrderConnection:
             + b"\r\n"
         )
 
-    def _sign(self) -> bytes:
-        headers = self._signer.headers("POST", self._path, self._server_clock.now_ms())
+    def _sign(self, route: _Route) -> bytes:
+        headers = self._signer.headers("POST", route.path, self._server_clock.now_ms())
         return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
 
     # --- the connection -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Order entry: the body we send, and what an answer proves. Also how errors read. Pure.
+"""Order entry: the bodies we send, and what an answer proves. Also how errors read. Pure.
 
 One rule above all: an order that may have acted is never reported as refused or as not sent.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -30,6 +30,7 @@ from base.kalshi.wire import format_count, format_price, parse_dollars, parse_pr
 from base.model.order import OrderAck, OrderRequest, TimeInForce
 
 ORDERS_PATH = "/portfolio/events/orders"
+BATCH_PATH = f"{ORDERS_PATH}/batched"
 
 # --- errors ---------------------------------------------------------------------------------------------
 
@@ -55,6 +56,31 @@ DEFINITE_CODES = frozenset(
 )
 """Codes that say for certain that an order did not act, whatever HTTP status they came with (a refusal with
 a 2xx status has been seen in the field)."""
+
+AUTH_CODES = frozenset(
+    {HEADER_TIMESTAMP_EXPIRED, "authentication_error", "signature_is_missing_from_headers"}
+)
+TOO_MANY_REQUESTS = "too_many_requests"
+
+_CONFLICT_CODES = frozenset(
+    {
+        "order_already_exists",
+        "fill_or_kill_insufficient_resting_volume",
+        "trading_is_paused",
+        "exchange_is_paused",
+        "market_inactive",
+    }
+)
+_STATUS_OF_CODE = (
+    dict.fromkeys(DEFINITE_CODES, 400)
+    | dict.fromkeys(_CONFLICT_CODES, 409)
+    | dict.fromkeys(AUTH_CODES, 401)
+    | {"not_found": 404, "deprecated_v1_order_endpoint": 410}
+)
+"""The HTTP status that a code comes with when it answers a single order: in a batch it has none."""
+
+WITHOUT_BATCHES = frozenset({404, 405, 410})
+"""Statuses of a whole batch that say that there is no such endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +160,20 @@ def order_body(request: OrderRequest) -> bytes:
     A reduce-only order prevents self-trades by cancelling our own resting order, so that an exit is never
     the one that gives way.
     """
-    _check_order(request)
+    return _encode(_order_document(request))
+
+
+def batch_body(requests: Sequence[OrderRequest]) -> bytes:
+    """The body of `POST /portfolio/events/orders/batched`; raises like `order_body`."""
+    return _encode({"orders": [_order_document(request) for request in requests]})
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def _order_document(request: OrderRequest) -> dict[str, Any]:
+    check_order(request)
     document: dict[str, Any] = {
         "ticker": request.ticker,
         "client_order_id": request.client_order_id,
@@ -151,10 +190,11 @@ def order_body(request: OrderRequest) -> bytes:
         document["expiration_time"] = request.expiration_time_s
     if request.exchange_index is not None:
         document["exchange_index"] = request.exchange_index
-    return json.dumps(document, separators=(",", ":")).encode("ascii")
+    return document
 
 
-def _check_order(request: OrderRequest) -> None:
+def check_order(request: OrderRequest) -> None:
+    """Raise InvariantError for an order that no market can take."""
     is_ioc = request.time_in_force is TimeInForce.IMMEDIATE_OR_CANCEL
     is_gtc = request.time_in_force is TimeInForce.GOOD_TILL_CANCELED
     try:
@@ -193,23 +233,31 @@ def read_create_answer(status: int, body: bytes, request: OrderRequest) -> Order
     """
     error = parse_error(body)
     if error is None and status == 201:
-        return _order_ack(body, request)
+        try:
+            answer = convert(body, _CreateAnswer)
+        except WireError as exc:
+            raise OrderOutcomeUnknown(f"order {request.client_order_id}: {exc}") from exc
+        return _order_ack(answer, request)
     what = f"order {request.client_order_id} answered {status}: {error or excerpt(body)}"
     code = error.code if error else ""
     if status in (401, 403):
         raise AuthError(f"{what}{_auth_remedy(code)}", status=status, code=code)
-    if error is not None and status == 429 and code == "too_many_requests":
+    if error is not None and status == 429 and code == TOO_MANY_REQUESTS:
         raise RateLimitedError(what)
-    is_refusal = 400 <= status < 500 and status not in (408, 425, 429)
-    if error is not None and (is_refusal or (200 <= status < 300 and code in DEFINITE_CODES)):
+    if error is not None and _is_refusal(status, code):
         raise OrderRejected(what, status=status, code=code)
     raise OrderOutcomeUnknown(what)
 
 
-def _order_ack(body: bytes, request: OrderRequest) -> OrderAck:
+def _is_refusal(status: int, code: str) -> bool:
+    """Whether an error body with this status proves that nothing acted."""
+    is_client_error = 400 <= status < 500 and status not in (408, 425, 429)
+    return is_client_error or (200 <= status < 300 and code in DEFINITE_CODES)
+
+
+def _order_ack(m: _CreateAnswer, request: OrderRequest) -> OrderAck:
     who = f"order {request.client_order_id}"
     try:
-        m = convert(body, _CreateAnswer)
         filled, remaining = parse_size(m.fill_count), parse_size(m.remaining_count)
         price = None if m.average_fill_price is None else parse_price(m.average_fill_price)
         fee = Decimal(0) if m.average_fee_paid is None else parse_dollars(m.average_fee_paid)
@@ -233,6 +281,155 @@ def _order_ack(body: bytes, request: OrderRequest) -> OrderAck:
         fees=fee * filled,
         ts_ms=m.ts_ms,
     )
+
+
+# --- several orders in one request ----------------------------------------------------------------------
+
+
+class _BatchAnswer(msgspec.Struct):
+    orders: list[dict[str, Any]]
+
+
+class _BatchItem(msgspec.Struct):
+    """What tells the items of a batch apart; all of it may be null (OpenAPI, BatchCreateOrdersV2Response)."""
+
+    order_id: str | None = None
+    client_order_id: str | None = None
+    fill_count: str | None = None
+    remaining_count: str | None = None
+    error: dict[str, Any] | None = None
+
+
+def read_batch_answer(
+    status: int, body: bytes, requests: Sequence[OrderRequest]
+) -> list[OrderAck | BotError]:
+    """What the answer to a batch proves of each order, in order.
+
+    As with a single order, an error is returned where it certainly did not act (also TransientError, where
+    the exchange has no such endpoint), OrderOutcomeUnknown for everything that is not proved.
+    """
+    error = parse_error(body)
+    if error is None and status == 201:
+        return _read_items(body, requests)
+    code = error.code if error else ""
+    may_have_acted = error is None or _names_orders(body)
+
+    def failure(request: OrderRequest) -> BotError:
+        what = (
+            f"order {request.client_order_id} in a batch of {len(requests)} answered {status}: "
+            f"{error or excerpt(body)}"
+        )
+        if status in (401, 403):
+            return AuthError(f"{what}{_auth_remedy(code)}", status=status, code=code)
+        if may_have_acted:
+            return OrderOutcomeUnknown(what)
+        if status == 429 and code == TOO_MANY_REQUESTS:
+            return RateLimitedError(what)
+        if status in WITHOUT_BATCHES:
+            return TransientError(f"{what}; from now on orders are sent one by one")
+        if _is_refusal(status, code):
+            return OrderRejected(what, status=status, code=code)
+        return OrderOutcomeUnknown(what)
+
+    return [failure(request) for request in requests]
+
+
+def _names_orders(body: bytes) -> bool:
+    """Whether an error body tells of single orders beside the error: some of them may have acted."""
+    return bool(parse_json(body).get("orders"))
+
+
+def _read_items(body: bytes, requests: Sequence[OrderRequest]) -> list[OrderAck | BotError]:
+    try:
+        rows = convert(body, _BatchAnswer).orders
+    except WireError as exc:
+        return [OrderOutcomeUnknown(f"order {r.client_order_id} in a batch: {exc}") for r in requests]
+    items = [_item(row) for row in rows]
+    names = [item.client_order_id if item else None for item in items]
+    is_anonymous_proved = _are_anonymous_refused(items, requests)
+    results: list[OrderAck | BotError] = []
+    for index, request in enumerate(requests):
+        item = items[index] if index < len(items) else None
+        is_named = names[index : index + 1] == [request.client_order_id] and names.count(names[index]) == 1
+        if item is None or not (is_named or (is_anonymous_proved and item.client_order_id is None)):
+            why = "no item of the answer proves its outcome"
+            results.append(OrderOutcomeUnknown(f"order {request.client_order_id} in a batch: {why}"))
+        else:
+            results.append(_read_item(rows[index], item, request))
+    return results
+
+
+def _item(row: Mapping[str, Any]) -> _BatchItem | None:
+    """The item, None when it is none."""
+    try:
+        return msgspec.convert(row, _BatchItem)
+    except msgspec.ValidationError:
+        return None
+
+
+def _are_anonymous_refused(items: Sequence[_BatchItem | None], requests: Sequence[OrderRequest]) -> bool:
+    """Whether items without a client order id prove that the orders at their places did not act.
+
+    The schema allows a refusal without the id. Where every other item is at its own place, such an item
+    speaks of one of the orders that no item names; of which does not matter when all are refused for good.
+    """
+    if len(items) != len(requests):
+        return False
+    for item, request in zip(items, requests, strict=True):
+        if item is None:
+            return False
+        if item.client_order_id is not None:
+            if item.client_order_id != request.client_order_id:
+                return False
+        elif not isinstance(_refusal(item, request), OrderRejected) or _exists(item):
+            return False
+    return True
+
+
+def _exists(item: _BatchItem) -> bool:
+    """Whether it is refused because the exchange has it already: then it may have acted earlier."""
+    return _api_error(item.error or {}).code == "order_already_exists"
+
+
+def _read_item(row: Mapping[str, Any], item: _BatchItem, request: OrderRequest) -> OrderAck | BotError:
+    if item.error is not None:
+        return _refusal(item, request)
+    try:
+        return _order_ack(msgspec.convert(row, _CreateAnswer), request)
+    except msgspec.ValidationError as exc:
+        return OrderOutcomeUnknown(f"order {request.client_order_id} in a batch: {exc}")
+    except OrderOutcomeUnknown as exc:
+        return exc
+
+
+def _refusal(item: _BatchItem, request: OrderRequest) -> BotError:
+    """What an item with an error proves: nothing where its code is not known or it also tells of an order."""
+    error = _api_error(item.error or {})
+    what = f"order {request.client_order_id} in a batch: {error}"
+    has_traces = bool(item.order_id) or any(
+        count is not None and not _is_none(count) for count in (item.fill_count, item.remaining_count)
+    )
+    if has_traces:
+        return OrderOutcomeUnknown(f"{what}, yet it has an order id or a count")
+    if error.code == TOO_MANY_REQUESTS:
+        return RateLimitedError(what)
+    status = _STATUS_OF_CODE.get(error.code)
+    if status is None:
+        return OrderOutcomeUnknown(what)
+    if error.code in AUTH_CODES:
+        return AuthError(f"{what}{_auth_remedy(error.code)}", status=status, code=error.code)
+    return OrderRejected(what, status=status, code=error.code)
+
+
+def _is_none(count: str) -> bool:
+    """Whether a count certainly is zero."""
+    try:
+        return parse_size(count) == 0
+    except WireError:
+        return False
+
+
+# --- cancels --------------------------------------------------------------------------------------------
 
 
 class _CancelAnswer(msgspec.Struct):

@@ -8,11 +8,12 @@ snapshot. Meanwhile the ticker feed carries on.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 
 from base.errors import WireError
 from base.model.events import BookDelta, BookSnapshot
-from base.model.market import ONE, ZERO, OutcomeSide
+from base.model.market import ONE, ZERO, Level, OutcomeSide
 
 
 class OrderBook:
@@ -94,6 +95,15 @@ class OrderBook:
     def depth(self, side: OutcomeSide, limit: Decimal) -> Decimal:
         """Contracts that a seller of `side` finds at `limit` dollars of that side or better."""
         return sum((count for price, count in self._levels[side].items() if price >= limit), ZERO)
+
+    def bids(self, side: OutcomeSide) -> list[Level]:
+        """A copy of every level of one side, in no order."""
+        return list(self._levels[side].items())
+
+
+def best_bids(levels: Iterable[Level], limit: int) -> tuple[Level, ...]:
+    """The `limit` highest levels, best first."""
+    return tuple(sorted(levels, reverse=True)[:limit])
 
 
 class SequenceCheck:

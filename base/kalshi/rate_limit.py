@@ -19,6 +19,8 @@ from base.clock import Clock
 STATS_WINDOW_S = 60.0
 STATS_ENTRIES_MAX = 100_000
 PENALTY_FORGOTTEN_AFTER_S = 60.0
+CLAIM_GRACE_S = 0.25
+"""Whoever was told to come back for tokens has so long after they are there to do it."""
 
 
 class Lane(IntEnum):
@@ -137,6 +139,7 @@ class RateLimiter:
         }
         self._waiters: dict[RequestKind, list[_Waiter]] = {kind: [] for kind in RequestKind}
         self._penalties: dict[Lane, tuple[float, float]] = {}  # lane -> (paused until, length of the pause)
+        self._claims: dict[tuple[RequestKind, Lane], float] = {}  # until when tokens are kept for a lane
         self._tickets = 0
         self._refused = 0
 
@@ -173,6 +176,41 @@ class RateLimiter:
     def try_acquire(self, kind: RequestKind, lane: Lane, cost: float) -> bool:
         """Take `cost` tokens if they are there now."""
         return self.acquire(kind, lane, cost, 0.0)
+
+    def reserve(self, kind: RequestKind, lane: Lane, cost: float) -> float:
+        """Take `cost` tokens now and return 0.0, or take nothing and return in how many seconds to ask again.
+
+        The lanes below take nothing until then, so that what is saved up for a dear request does not go to
+        cheaper ones. Infinite when the lane can never have so many.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            self._tickets += 1
+            wait_s = self._try_locked(kind, _Waiter(lane, self._tickets, cost), now)
+            if wait_s == 0.0 or wait_s == _NEVER:
+                return wait_s
+            bucket = self._buckets[kind]
+            refilled_s = bucket.seconds_until(_threshold(kind, lane, cost, bucket.quota))
+            # None: somebody of this lane or above waits for a token, and takes it first.
+            wait_s = max(wait_s or 0.0, refilled_s, _WAIT_S_MIN)
+            self._claims[kind, lane] = max(self._claims.get((kind, lane), now), now + wait_s + CLAIM_GRACE_S)
+            return wait_s
+
+    def charge(self, kind: RequestKind, cost: float) -> None:
+        """Take what is there, up to `cost`: for a request that goes out whether there is budget or not."""
+        now = self._clock.monotonic()
+        with self._lock:
+            bucket = self._buckets[kind].at(now)
+            self._buckets[kind] = bucket.take(min(cost, max(0.0, bucket.tokens)))
+
+    def available(self, kind: RequestKind, lane: Lane) -> float:
+        """Tokens that `lane` may take at once; none while it pauses after a 429."""
+        now = self._clock.monotonic()
+        with self._lock:
+            bucket = self._buckets[kind].at(now)
+            if self._pause_locked(lane, now) > 0:
+                return 0.0
+            return max(0.0, bucket.tokens + _ROUNDING_TOKENS - RESERVES[kind][lane] * bucket.quota.capacity)
 
     def reseed(self, limits: AccountLimits) -> None:
         """Take over the account's real limits."""
@@ -216,7 +254,7 @@ class RateLimiter:
         threshold = _threshold(kind, waiter.lane, waiter.cost, bucket.quota)
         if threshold > bucket.quota.capacity:
             return _NEVER
-        pause_s = self._pause_locked(waiter.lane, now)
+        pause_s = max(self._pause_locked(waiter.lane, now), self._claimed_s_locked(kind, waiter.lane, now))
         if pause_s > 0:
             return pause_s
         if any(
@@ -233,6 +271,11 @@ class RateLimiter:
     def _pause_locked(self, lane: Lane, now: float) -> float:
         until, _ = self._penalties.get(lane, (now, 0.0))
         return max(0.0, until - now)
+
+    def _claimed_s_locked(self, kind: RequestKind, lane: Lane, now: float) -> float:
+        """For how long a lane above has tokens kept for it."""
+        untils = [until for (k, above), until in self._claims.items() if k is kind and above < lane]
+        return max(0.0, max(untils, default=now) - now)
 
     def _wake_locked(self, kind: RequestKind) -> None:
         """Let every waiter look again: who is next may have changed."""

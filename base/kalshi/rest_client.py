@@ -73,6 +73,8 @@ MARKETS_PER_PAGE = 200
 """Pages of markets are kept small: decoding a large one stops every thread (performance.md)."""
 ROWS_PER_PAGE = 1_000
 ORDERS_PER_PAGE = 200
+CLOCKS_AGREE_S = 1.5
+"""Clocks that differ by no more count as equal: a `Date` header has a resolution of one second."""
 _CHUNK_BYTES = 65_536
 
 _R = TypeVar("_R")
@@ -289,10 +291,14 @@ class RestClient:
         return account_documents.parse_exchange_schedule(self._get("/exchange/schedule", lane).body)
 
     def get_user_data_timestamp(self, lane: Lane = Lane.RECONCILE) -> float:
-        """Epoch seconds up to which portfolio reads are complete: reads lag writes."""
-        return account_documents.parse_user_data_timestamp(
-            self._get("/exchange/user_data_timestamp", lane).body
-        )
+        """Our own wall time up to which portfolio reads are complete: reads lag writes.
+
+        The exchange tells it by its clock. Where ours is behind, reads would look fresher than they are, so
+        that is taken off; where ours is ahead they look older, which only takes patience.
+        """
+        answer = self._get("/exchange/user_data_timestamp", lane)
+        as_of = account_documents.parse_user_data_timestamp(answer.body)
+        return as_of - max(0.0, _beyond_resolution(answer.offset_s))
 
     def get_api_keys(self, lane: Lane = Lane.DISPLAY) -> ApiKeys:
         """The account's keys and the end of the location attestation."""
@@ -325,6 +331,11 @@ class RestClient:
     def stats(self) -> RequestCounts:
         """Requests of the last 60 s, those of the order connections that share the counter included."""
         return self._stats.counts()
+
+    @property
+    def exchange_ahead_s(self) -> float:
+        """How far the exchange's clock was seen to be ahead of ours; 0.0 where they agree."""
+        return _beyond_resolution(self._server_clock.observed_offset_s)
 
     @property
     def costs(self) -> EndpointCosts:
@@ -527,7 +538,7 @@ class RestClient:
                 verify=self._ca_file,
             )
             with closing(response):
-                self._server_clock.observe_date(response.headers.get("Date"))
+                offset_s = self._server_clock.observe_date(response.headers.get("Date"))
                 content = self._body(response, deadline)
         except _TooLarge as exc:
             if method == "GET":
@@ -539,7 +550,7 @@ class RestClient:
             if _was_not_sent(exc, deadline):
                 raise TransientError(f"{what} was not sent: {_reason(exc)}") from exc
             raise OrderOutcomeUnknown(f"{what}, no usable answer: {_reason(exc)}") from exc
-        return _Answer(response.status_code, content, sent_monotonic, sent_at)
+        return _Answer(response.status_code, content, sent_monotonic, sent_at, offset_s)
 
     def _timeouts(self, deadline: Deadline) -> tuple[float, float]:
         remaining_s = deadline.require_s()
@@ -576,6 +587,8 @@ class _Answer:
     body: bytes
     sent_monotonic: float
     sent_at: float
+    offset_s: float | None
+    """The exchange's clock minus ours, None when the answer does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -643,6 +656,10 @@ def _reason(exc: Exception) -> str:
     if isinstance(inner, Exception):
         return (str(inner).partition(": ")[2] or str(inner))[:300]
     return f"{type(exc).__name__}: {str(exc)[:300]}"
+
+
+def _beyond_resolution(offset_s: float | None) -> float:
+    return 0.0 if offset_s is None or abs(offset_s) <= CLOCKS_AGREE_S else offset_s
 
 
 def _chunks(tickers: Sequence[str]) -> Iterator[list[str]]:

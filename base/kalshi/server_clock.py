@@ -43,21 +43,25 @@ class ServerClock:
         with self._lock:
             return self._observed_offset_s
 
-    def observe_date(self, date_header: str | None) -> None:
-        """Remember what a response's `Date` says; call it as soon as the response arrives."""
+    def observe_date(self, date_header: str | None) -> float | None:
+        """Remember what a response's `Date` says; call it as soon as the response arrives.
+
+        Returns the offset that this one shows, None when it shows none.
+        """
         if not date_header:
-            return
+            return None
         try:
             moment = parsedate_to_datetime(date_header)
             if moment.tzinfo is None:  # "-0000": UTC without a statement about the zone
                 moment = moment.replace(tzinfo=UTC)
             seconds = moment.timestamp()
         except (ValueError, OverflowError):
-            return  # not a date: as good as no header
+            return None  # not a date: as good as no header
         # The header names a whole second: its middle is wrong by half a second at most.
         offset_s = seconds + 0.5 - self._clock.now()
         with self._lock:
             self._observed_offset_s = offset_s
+        return offset_s
 
     def apply_observed(self) -> bool:
         """Sign with the newest observed offset from now on; return whether that changes more than a second.

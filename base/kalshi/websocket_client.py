@@ -31,7 +31,7 @@ from base.clock import Clock
 from base.errors import WireError
 from base.kalshi.backoff import Backoff
 from base.kalshi.frames import decode_frame, encode_command
-from base.kalshi.orderbook import OrderBook, SequenceCheck
+from base.kalshi.orderbook import OrderBook, SequenceCheck, best_bids
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.subscriptions import Command, SubscriptionTracker
 from base.kalshi.transport import CA_FILE, tls_context
@@ -53,7 +53,7 @@ from base.model.events import (
     Ticker,
     Unsubscribed,
 )
-from base.model.market import PriceSource, Quote
+from base.model.market import Level, OutcomeSide, PriceSource, Quote
 from base.model.position import Fill
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,12 @@ UNKNOWN_TYPES_MAX = 50
 """So many message types that we do not know are counted by name, all others together."""
 DISTRUST_AFTER = 5
 """A book whose top disagrees with this many tickers in a row is not believed any more."""
+DEPTH_LEVELS_MAX = 200
+"""So many levels a side are told: what an exit reaches through, on a grid of tenths of a cent too."""
+
+Depth = tuple[tuple[Level, ...], tuple[Level, ...]]
+"""The displayed YES bids and NO bids, best first, each in dollars of its own side."""
+NO_DEPTH: Depth = ((), ())
 
 
 class FeedState(StrEnum):
@@ -168,7 +174,6 @@ class WebsocketClient:
 
         # Owned by the WebSocket thread.
         self._tracker = SubscriptionTracker()
-        self._books: dict[str, OrderBook] = {}
         self._sequences: dict[int, SequenceCheck] = {}
         self._disagreements: Counter[str] = Counter()
         self._distrusted: set[str] = set()
@@ -176,6 +181,11 @@ class WebsocketClient:
         self._ws: Any = None
         self._last_maintenance = 0.0
         self._announced_count = -1
+
+        # Guards the field below and what is in it. Only the WebSocket thread changes books, so it reads
+        # them without; never held together with the other lock, during I/O or callbacks.
+        self._books_lock = threading.Lock()
+        self._books: dict[str, OrderBook] = {}
 
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
         self._required: frozenset[str] = frozenset()
@@ -191,7 +201,7 @@ class WebsocketClient:
         self._messages = 0
         self._malformed = 0
         self._unknown: Counter[str] = Counter()
-        self._confirmed: frozenset[str] = frozenset()
+        self._confirmed: set[str] = set()
         self._last_error = ""
         self._is_heard = False
         self._has_been_live = False
@@ -254,6 +264,21 @@ class WebsocketClient:
         with self._lock:
             return ticker in self._confirmed and self._state_locked(self._clock.monotonic()) is FeedState.LIVE
 
+    def depth(self, ticker: str) -> Depth:
+        """The best levels of a held market's book, as far as it is known now; empty where the feed is not
+        live or the book cannot be believed (no snapshot since a gap, crossed, contradicted, not held).
+
+        Copied only when it is asked for: a book may change 240 times a second, and exits are rare.
+        """
+        with self._lock:
+            is_live = self._state_locked(self._clock.monotonic()) is FeedState.LIVE
+        with self._books_lock:
+            book = self._books.get(ticker)
+            if not is_live or book is None or not book.is_usable or book.is_crossed:
+                return NO_DEPTH
+            yes, no = book.bids(OutcomeSide.YES), book.bids(OutcomeSide.NO)
+        return best_bids(yes, DEPTH_LEVELS_MAX), best_bids(no, DEPTH_LEVELS_MAX)
+
     def status(self) -> FeedStatus:
         now = self._clock.monotonic()
         with self._lock:
@@ -265,7 +290,7 @@ class WebsocketClient:
                 reconnects=self._reconnects,
                 messages=self._messages,
                 required=self._required,
-                confirmed=self._confirmed & self._required if state is FeedState.LIVE else frozenset(),
+                confirmed=self._required & self._confirmed if state is FeedState.LIVE else frozenset(),
                 connection=self._connection,
                 unknown_types=dict(self._unknown),
                 malformed=self._malformed,
@@ -367,7 +392,6 @@ class WebsocketClient:
         _bound_frames(ws)
         self._ws = ws
         self._tracker.connection_opened()
-        self._books.clear()
         self._sequences.clear()
         self._disagreements.clear()
         self._announced_count = -1
@@ -375,7 +399,7 @@ class WebsocketClient:
         with self._lock:
             self._connected_at = self._alive_at = now
             self._is_heard = False
-            self._confirmed = frozenset()
+            self._confirmed.clear()
 
     def _note_first_frame(self) -> None:
         """The connection lives from its first frame on: an upgrade alone proves no stream."""
@@ -399,7 +423,9 @@ class WebsocketClient:
             sock, self._sock = self._sock, None
             self._connected_at = None
             self._is_heard = False
-            self._confirmed = frozenset()
+            self._confirmed.clear()
+        with self._books_lock:
+            self._books.clear()  # the next connection begins with snapshots
         if ws is not None:
             ws.shutdown()
         if sock is not None:
@@ -449,8 +475,10 @@ class WebsocketClient:
         self._tracker.set_required(required, books)
         for ticker in suspects:
             self._tracker.suspect(ticker)
-        for gone in [t for t in self._books if t not in books]:
-            del self._books[gone]
+        if gone := [t for t in self._books if t not in books]:
+            with self._books_lock:
+                for ticker in gone:
+                    del self._books[ticker]
         self._send(self._tracker.due_commands(now))
         if self._tracker.needs_reconnect:
             raise OSError("the exchange asks for a new authentication")
@@ -465,16 +493,31 @@ class WebsocketClient:
         self._ws.settimeout(READ_TIMEOUT_S)
 
     def _publish_confirmed(self) -> None:
-        confirmed = self._tracker.confirmed
+        """Publish what is confirmed now, whatever has changed: it looks through all that is required."""
+        confirmed = set(self._tracker.confirmed)
         with self._lock:
             changed = confirmed != self._confirmed
             self._confirmed = confirmed
-            required = len(self._required)
-        if changed and len(confirmed) == required and self._announced_count != required:
+        if changed:
+            self._confirmed_changed()
+
+    def _publish_if_confirmed(self, ticker: str) -> None:
+        """Publish one ticker whose first price has come. By itself, because at start every ticker of
+        thousands has its first price, and looking through all of them each time took seconds."""
+        if not self._tracker.is_confirmed(ticker):
+            return
+        with self._lock:
+            self._confirmed.add(ticker)
+        self._confirmed_changed()
+
+    def _confirmed_changed(self) -> None:
+        required = len(self._tracker.required)
+        with self._lock:
+            confirmed = len(self._confirmed)
+        if confirmed == required and self._announced_count != required:
             self._announced_count = required
             log_event(logger, logging.INFO, "subscribed", count=required)
-        if changed:
-            self._cache.changed.set()
+        self._cache.changed.set()
 
     # --- one frame ----------------------------------------------------------------------------------
 
@@ -537,8 +580,7 @@ class WebsocketClient:
         for sid in lost.sids:
             # A new subscription may get the same number and counts from 1 again.
             self._sequences.pop(sid, None)
-        for ticker in lost.books & self._books.keys():
-            self._books[ticker].is_usable = False
+        self._give_up_books(lost.books)
         self._publish_confirmed()
 
     def _check_sequence(self, sid: int | None, seq: int | None) -> None:
@@ -547,9 +589,7 @@ class WebsocketClient:
             return
         if self._sequences.setdefault(sid, SequenceCheck()).accept(seq):
             return
-        lost = [t for t in self._tracker.books_of(sid) if t in self._books]
-        for ticker in lost:
-            self._books[ticker].is_usable = False
+        lost = self._give_up_books(self._tracker.books_of(sid))
         self._tracker.request_snapshots(lost)
         held_back = self._warnings.allow("sequence_gap", self._clock.monotonic())
         if held_back is not None:
@@ -562,6 +602,14 @@ class WebsocketClient:
                 books=len(lost),
                 also_since_last=held_back,
             )
+
+    def _give_up_books(self, tickers: Iterable[str]) -> list[str]:
+        """Make these books unusable until their next snapshot; return which of them there were."""
+        with self._books_lock:
+            known = [t for t in tickers if t in self._books]
+            for ticker in known:
+                self._books[ticker].is_usable = False
+        return known
 
     def _take_ticker(self, tick: Ticker, now: float) -> None:
         was_confirmed = self._tracker.is_confirmed(tick.ticker)
@@ -588,7 +636,7 @@ class WebsocketClient:
                 )
             )
         if not was_confirmed:
-            self._publish_confirmed()
+            self._publish_if_confirmed(tick.ticker)
 
     def _is_newer(self, tick: Ticker, book: OrderBook, now: float) -> bool:
         """Whether a ticker says more than the book: one snapshot has no time, a tick of the older form
@@ -612,7 +660,7 @@ class WebsocketClient:
         if self._disagreements[tick.ticker] < DISTRUST_AFTER:
             return
         del self._disagreements[tick.ticker]
-        book.is_usable = False
+        self._give_up_books([tick.ticker])
         self._tracker.request_snapshots([tick.ticker])
         if book.is_crossed:
             # Crossed for good: not a lost message but another meaning. A snapshot will not cure it.
@@ -632,15 +680,16 @@ class WebsocketClient:
         self._check_sequence(snapshot.sid, snapshot.seq)
         if not self._settings.orderbook_feed or snapshot.ticker in self._distrusted:
             return
-        book = self._books.setdefault(snapshot.ticker, OrderBook(snapshot.ticker))
-        book.apply_snapshot(snapshot, now)
+        with self._books_lock:
+            book = self._books.setdefault(snapshot.ticker, OrderBook(snapshot.ticker))
+            book.apply_snapshot(snapshot, now)
         self._tracker.book_seen(snapshot.ticker)
         was_confirmed = self._tracker.is_confirmed(snapshot.ticker)
         self._tracker.price_seen(snapshot.ticker)
         # A snapshot carries no time of its own; it is newer than all that came before it.
         self._apply_book(book, now, PriceSource.SNAPSHOT)
         if not was_confirmed:
-            self._publish_confirmed()
+            self._publish_if_confirmed(snapshot.ticker)
 
     def _take_delta(self, delta: BookDelta, now: float) -> None:
         sequence = self._sequences.setdefault(delta.sid, SequenceCheck())
@@ -651,7 +700,8 @@ class WebsocketClient:
         if book is None or not book.is_usable:
             return  # waits for its snapshot
         try:
-            book.apply_delta(delta)
+            with self._books_lock:
+                book.apply_delta(delta)
         except WireError:
             self._tracker.request_snapshots([delta.ticker])
             raise
@@ -737,6 +787,10 @@ class NoFeed:
 
     def is_confirmed(self, ticker: str) -> bool:
         return False
+
+    def depth(self, ticker: str) -> Depth:
+        """There is no book."""
+        return NO_DEPTH
 
     def status(self) -> FeedStatus:
         with self._lock:

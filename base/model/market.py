@@ -14,6 +14,9 @@ ZERO = Decimal(0)
 ONE = Decimal(1)
 CENT = Decimal("0.01")
 
+Level = tuple[Decimal, Decimal]
+"""One price of a book, in dollars of the side that it bids for, and the contracts bid for at it."""
+
 
 class MarketStatus(StrEnum):
     """Where a market is in its life. Only `ACTIVE` can trade; `UNKNOWN` until the exchange has said."""

@@ -17,6 +17,11 @@ class ExitReason(StrEnum):
     TIME_STOP = "time_stop"
     FLATTEN = "flatten"
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether it sells at whatever is paid; a profit is only taken where there is one."""
+        return self is not ExitReason.TAKE_PROFIT
+
 
 class HoldReason(StrEnum):
     """Why a position is kept. All but the first four mean that there is no price to act on."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
@@ -28,6 +28,7 @@ from base.risk.coverage import NOT_CHECKED, Coverage, PositionFacts, Protection,
 from base.risk.exit_rules import can_ever_exit, evaluate
 from base.risk.price_needs import MarketNeed, Refresh, decide_refresh
 from base.store.portfolio import Portfolio
+from base.store.records import DecisionRecord, NoRecorder, Record, Recorder, RuleStateRecord
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,10 @@ HISTORY_MAX = 60
 ANNOUNCE_AFTER_S = 1.0
 REMIND_S = 300.0
 """An unprotected position is announced again this often."""
+SAME_ENTRY_TOLERANCE = Decimal("0.001")
+"""By which an entry price may differ for a position to be the one that the last run remembered."""
+TRIGGERS_TOGETHER_MAX = 64
+"""So many exits of one pass are handed over together; the first must not wait for a long sweep to end."""
 
 
 class FeedView(Protocol):
@@ -75,6 +80,8 @@ class _Record:
     checked_at: float | None = None
     hold_since: float | None = None
     error: str = ""
+    written: tuple[Decimal | None, bool, Decimal] | None = None
+    """What the journal was last given: best exit value, break-even, entry price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,8 @@ class CheckedPosition:
 
 class StopLossChecker:
     """The thread `stop-loss`. `rule_of` gives the rule in force for a ticker; `request_prices` asks for a
-    REST read and returns at once; `swept` is told after each sweep."""
+    REST read and returns at once; `swept` is told after each sweep; `recorder` keeps what the rules
+    remember and each new verdict; `rule_states` is what a run before this one remembered."""
 
     def __init__(
         self,
@@ -104,6 +112,8 @@ class StopLossChecker:
         request_prices: Callable[[Refresh], None],
         swept: Callable[[], None],
         clock: Clock,
+        recorder: Recorder | None = None,
+        rule_states: Iterable[RuleStateRecord] = (),
     ) -> None:
         self._settings = settings
         self._cache = cache
@@ -114,8 +124,11 @@ class StopLossChecker:
         self._request_prices = request_prices
         self._swept = swept
         self._clock = clock
+        self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
+        self._remembered = {r.ticker: r for r in rule_states}  # owned by the checker thread; each used once
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._triggered: list[ExitOrder] = []  # owned by the checker thread: the exits of this pass
         self._next_sweep = 0.0
         self._reminders = RepeatedWarnings(REMIND_S)
         # Owned by the checker thread: what was announced, and since when it has been so.
@@ -186,6 +199,7 @@ class StopLossChecker:
             position = self._portfolio.get(ticker)
             if position is not None:
                 self._check(position, self._feed.is_confirmed(ticker))
+        self._hand_over()
         if self._announced_totals is not None and self._announced_totals[0] < self._announced_totals[1]:
             self._announce()  # good news need not wait for the sweep
 
@@ -195,6 +209,7 @@ class StopLossChecker:
         positions = self._portfolio.positions()
         for ticker, position in positions.items():
             self._check(position, feed.is_live and ticker in feed.confirmed)
+        self._hand_over()
         now = self._clock.monotonic()
         with self._lock:
             for gone in [t for t in self._records if t not in positions]:
@@ -242,7 +257,7 @@ class StopLossChecker:
         evaluation = self._evaluate(position, is_confirmed)
         if isinstance(evaluation.decision, Exit):
             rule = self._rule_of(ticker)
-            self._desk.trigger(
+            self._triggered.append(
                 ExitOrder(
                     ticker=ticker,
                     reason=evaluation.decision.reason,
@@ -251,7 +266,15 @@ class StopLossChecker:
                     floor=max(self._settings.floor, rule.hold_below_price or Decimal(0)),
                 )
             )
+            if len(self._triggered) >= TRIGGERS_TOGETHER_MAX:
+                self._hand_over()
         self._desk.poke(ticker)
+
+    def _hand_over(self) -> None:
+        """Give the exits of this pass to the desk together: the largest expected loss is served first."""
+        triggered, self._triggered = self._triggered, []
+        if triggered:
+            self._desk.trigger_all(triggered)
 
     def _evaluate(self, position: Position, is_confirmed: bool) -> Evaluation:
         ticker = position.ticker
@@ -262,8 +285,7 @@ class StopLossChecker:
         with self._lock:
             record = self._records.get(ticker)
             if record is None or record.epoch != epoch:
-                # A position opened anew must not inherit the high-water mark of the one before.
-                record = _Record(epoch, RuleState(), rule, deque(maxlen=HISTORY_MAX))
+                record = _Record(epoch, self._first_state(position), rule, deque(maxlen=HISTORY_MAX))
                 self._records[ticker] = record
             state = record.state
         evaluation = evaluate(
@@ -292,7 +314,74 @@ class StopLossChecker:
                 last.repeats += 1
             else:
                 record.history.append(HistoryRow(evaluation))
+        self._write_down(position, record, previous, evaluation)
         return evaluation
+
+    def _first_state(self, position: Position) -> RuleState:
+        """What the rules start with: what the last run remembered, if it is of this very position.
+
+        A position opened anew must not inherit the high-water mark of the one before.
+        """
+        remembered = self._remembered.pop(position.ticker, None)
+        if remembered is None:
+            return RuleState()
+        is_same_side = remembered.outcome_side is position.outcome_side
+        if not is_same_side or abs(remembered.entry_price - position.entry_price) > SAME_ENTRY_TOLERANCE:
+            log_event(
+                logger,
+                logging.WARNING,
+                "rule_state_dropped",
+                ticker=position.ticker,
+                why="traded while nobody watched: trailing and break-even start afresh",
+                remembered_entry=remembered.entry_price,
+                entry=position.entry_price,
+            )
+            return RuleState()
+        log_event(
+            logger,
+            logging.INFO,
+            "rule_state_taken_up",
+            ticker=position.ticker,
+            best_exit_value=remembered.best_exit_value,
+            break_even_armed=remembered.break_even_armed,
+        )
+        return RuleState(
+            best_exit_value=remembered.best_exit_value, break_even_armed=remembered.break_even_armed
+        )
+
+    def _write_down(
+        self, position: Position, record: _Record, previous: Evaluation | None, evaluation: Evaluation
+    ) -> None:
+        """Hand the journal what has changed: what the rules remember, and the verdict."""
+        records: list[Record] = []
+        state = evaluation.state
+        memory = (state.best_exit_value, state.break_even_armed, position.entry_price)
+        if memory != record.written:
+            record.written = memory
+            records.append(
+                RuleStateRecord(
+                    position.ticker,
+                    position.outcome_side,
+                    position.entry_price,
+                    state.best_exit_value,
+                    state.break_even_armed,
+                    evaluation.at,
+                )
+            )
+        if previous is None or _why(previous) != _why(evaluation):
+            decision = evaluation.decision
+            records.append(
+                DecisionRecord(
+                    evaluation.at,
+                    position.ticker,
+                    "exit" if isinstance(decision, Exit) else "hold",
+                    decision.reason.value if isinstance(decision, Exit) else decision.why.value,
+                    evaluation.exit_value,
+                    decision.detail,
+                )
+            )
+        if records:
+            self._recorder.write(records)
 
     def _why_unusable(self, entry: PriceEntry | None, is_confirmed: bool, now: float) -> HoldReason | None:
         """Why the cached quote may not be acted on, None when it may."""

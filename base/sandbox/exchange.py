@@ -27,7 +27,7 @@ from base.sandbox.happenings import (
 from base.sandbox.ledger import Ledger
 from base.sandbox.market import MarketSpec, SandboxMarket
 from base.sandbox.order_entry import OrderEntry
-from base.sandbox.records import TradeRecord, UpdateReason
+from base.sandbox.records import ShardState, TradeRecord, UpdateReason
 from base.sandbox.refusals import not_found
 
 TICKER_GAP_S = 1.0  # at most one ticker frame a second per market (recorded: median gap 1.000 s)
@@ -52,6 +52,8 @@ class Exchange:
         self.trades: list[TradeRecord] = []
         self.exchange_active = True
         self.trading_active = True
+        self.shard_states: dict[int, ShardState] = {}  # by exchange index; active where not listed
+        self.shard_balances: dict[int, Decimal] = {}  # dollars; the whole balance where not listed
         self.sink = sink
         self.new_id = new_id
         self.orders = OrderEntry(self)
@@ -86,6 +88,12 @@ class Exchange:
         if market is None:
             raise not_found()
         return market
+
+    def shard_flags(self, exchange_index: int) -> tuple[bool, bool]:
+        """Whether a shard takes changes at all, and whether it takes orders."""
+        state = self.shard_states.get(exchange_index, ShardState.ACTIVE)
+        is_active = self.exchange_active and state is not ShardState.EXCHANGE_PAUSED
+        return is_active, is_active and self.trading_active and state is ShardState.ACTIVE
 
     def pause(self, ticker: str, now: float) -> None:
         market = self.market(ticker)

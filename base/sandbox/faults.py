@@ -7,6 +7,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from base.sandbox.records import ShardState
+
+WINDOW_S_MAX = 30 * 86_400.0
+_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class CallAction(StrEnum):
@@ -24,6 +30,21 @@ class CallAction(StrEnum):
     RATE_LIMITED = "429"
     EMPTY_LIST = "empty_list"
     """A well-formed answer whose lists are all empty: "unknown", never "flat"."""
+
+
+class AuthFault(StrEnum):
+    """How signed REST calls are answered while the key, or the clock, counts as bad."""
+
+    OK = "ok"
+    DEAD = "dead"
+    SKEWED = "skewed"
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of a call whose client hangs up before it is answered. A real exchange may do either."""
+
+    ACT = "act"
+    DROP = "drop"
 
 
 @dataclass(slots=True)
@@ -55,6 +76,11 @@ class Faults:
     drop_book_frames: int = 0
     latency_s: float = 0.0
     read_lag_s: float = 0.0
+    auth: AuthFault = AuthFault.OK
+    is_gone: bool = False
+    on_disconnect: OnDisconnect = OnDisconnect.ACT
+    maintenance_windows: tuple[tuple[float, float], ...] = ()
+    """Start and end."""
     calls: list[CallFault] = field(default_factory=list)
 
     def take_call(self, method: str, path: str) -> CallFault | None:
@@ -91,6 +117,13 @@ class FaultRequest:
     trading_active: bool | None = None
     max_fill_per_order: Decimal | None = None
     zero_fill_orders: int | None = None
+    shard_active: Mapping[int, ShardState] | None = None
+    shard_balance: Mapping[int, Decimal] | None = None
+    auth: AuthFault | None = None
+    gone: bool | None = None
+    on_disconnect: OnDisconnect | None = None
+    maintenance_windows: tuple[tuple[float, float], ...] | None = None
+    """Start and end in seconds from now."""
 
 
 class BadFaultRequest(ValueError):
@@ -101,6 +134,7 @@ _KEYS = {
     "cut_sockets", "refuse_ws", "silent_s", "drop_acks", "mute_tickers", "drop_book_frames",
     "garbage_frames", "latency_s", "read_lag_s", "calls", "pause_market", "resume_market",
     "exchange_active", "trading_active", "max_fill_per_order", "zero_fill_orders",
+    "shard_active", "shard_balance", "auth", "gone", "on_disconnect", "maintenance_windows",
 }  # fmt: skip
 
 
@@ -131,7 +165,70 @@ def parse_faults(body: Mapping[str, object]) -> FaultRequest:
         trading_active=_flag(body, "trading_active"),
         max_fill_per_order=_decimal(body, "max_fill_per_order"),
         zero_fill_orders=_integer(body, "zero_fill_orders"),
+        shard_active=_shard_states(body.get("shard_active")),
+        shard_balance=_shard_balances(body.get("shard_balance")),
+        auth=_choice(body, "auth", AuthFault),
+        gone=_flag(body, "gone"),
+        on_disconnect=_choice(body, "on_disconnect", OnDisconnect),
+        maintenance_windows=_windows(body.get("maintenance_windows")),
     )
+
+
+def _shards(value: object, name: str) -> dict[int, object]:
+    if not isinstance(value, dict) or not all(isinstance(k, str) and k.isdecimal() for k in value):
+        raise BadFaultRequest(f'{name} must be an object by exchange index, like {{"2": …}}')
+    return {int(k): v for k, v in value.items()}
+
+
+def _shard_states(value: object) -> dict[int, ShardState] | None:
+    if value is None:
+        return None
+    states: dict[object, ShardState] = {
+        True: ShardState.ACTIVE,
+        False: ShardState.TRADING_PAUSED,
+        "exchange_paused": ShardState.EXCHANGE_PAUSED,
+    }
+    found = _shards(value, "shard_active")
+    if not all(isinstance(v, bool | str) and v in states for v in found.values()):
+        raise BadFaultRequest('shard_active must say true, false or "exchange_paused" for each shard')
+    return {index: states[v] for index, v in found.items()}
+
+
+def _shard_balances(value: object) -> dict[int, Decimal] | None:
+    if value is None:
+        return None
+    found: dict[int, Decimal] = {}
+    for index, dollars in _shards(value, "shard_balance").items():
+        balance = _decimal({"shard_balance": dollars}, "shard_balance")
+        if balance is None:
+            raise BadFaultRequest("shard_balance must say dollars for each shard")
+        found[index] = balance
+    return found
+
+
+def _windows(value: object) -> tuple[tuple[float, float], ...] | None:
+    if value is None:
+        return None
+    found: list[tuple[float, float]] = []
+    for window in value if isinstance(value, list) else [value]:
+        bounds = [window.get(n) for n in ("start_in_s", "end_in_s")] if isinstance(window, dict) else []
+        ends = [float(b) for b in bounds if isinstance(b, int | float) and not isinstance(b, bool)]
+        if len(ends) != 2 or not -WINDOW_S_MAX <= ends[0] < ends[1] <= WINDOW_S_MAX:
+            raise BadFaultRequest(
+                'maintenance_windows must be a list of {"start_in_s": …, "end_in_s": …}, in this order'
+            )
+        found.append((ends[0], ends[1]))
+    return tuple(found)
+
+
+def _choice(body: Mapping[str, object], name: str, known: type[_Choice]) -> _Choice | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    try:
+        return known(str(value))
+    except ValueError as exc:
+        raise BadFaultRequest(f"{name} must be one of {', '.join(known)}") from exc
 
 
 def _calls(value: object) -> tuple[CallFault, ...] | None:

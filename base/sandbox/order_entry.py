@@ -57,7 +57,7 @@ class OrderEntry:
         if new.reduce_only:
             held = ledger.position_count(new.ticker)
             count = min(count, max(ZERO, held if new.side is BookSide.ASK else -held))
-        self._check_funds(new, count)
+        self._check_funds(market, new, count)
         ledger.client_order_ids.add(new.client_order_id)
         if (
             new.time_in_force is TimeInForce.FILL_OR_KILL
@@ -121,8 +121,8 @@ class OrderEntry:
 
     def _check(self, new: NewOrder, now: float) -> SandboxMarket:
         exchange = self._exchange
-        self._check_exchange()
         market = exchange.market(new.ticker)
+        self._check_shard(market)
         if new.exchange_index not in (None, -1, market.spec.exchange_index):
             raise not_found()
         self._check_market(market)
@@ -144,10 +144,11 @@ class OrderEntry:
                 raise invalid_order("post only cross")
         return market
 
-    def _check_exchange(self) -> None:
-        if not self._exchange.exchange_active:
+    def _check_shard(self, market: SandboxMarket) -> None:
+        is_active, takes_orders = self._exchange.shard_flags(market.spec.exchange_index)
+        if not is_active:
             raise Refused(409, "exchange_is_paused")
-        if not self._exchange.trading_active:
+        if not takes_orders:
             raise Refused(409, "trading_is_paused")
 
     @staticmethod
@@ -157,12 +158,16 @@ class OrderEntry:
         if market.status is not MarketStatus.ACTIVE:
             raise Refused(409, "market_inactive")
 
-    def _check_funds(self, new: NewOrder, count: Decimal) -> None:
-        """Only the part that opens risk needs money (docs, netting)."""
+    def _check_funds(self, market: SandboxMarket, new: NewOrder, count: Decimal) -> None:
+        """Only the part that opens risk needs money (docs, netting); on a shard without any, every order."""
         ledger = self._exchange.ledger
+        on_shard = self._exchange.shard_balances.get(market.spec.exchange_index)
+        if on_shard == 0:
+            raise Refused(400, "insufficient_balance")
         opening = ledger.opening_count(new.ticker, new.side, count)
         needed = opening * outcome_price(new.side, new.price) + taker_fee(opening, new.price)
-        if needed > ledger.available():
+        available = ledger.available()
+        if needed > (available if on_shard is None else min(on_shard, available)):
             raise Refused(400, "insufficient_balance")
 
     # Matching
@@ -285,10 +290,10 @@ class OrderEntry:
         self, order_id: str, now: float, *, exchange_index: int | None = None
     ) -> tuple[OrderRecord, Decimal]:
         """Cancel a resting order; return it and by how much it was reduced."""
-        if not self._exchange.exchange_active:
-            raise Refused(409, "exchange_is_paused")
         order = self.find_resting(order_id, exchange_index)
         market = self._exchange.market(order.ticker)
+        if not self._exchange.shard_flags(market.spec.exchange_index)[0]:
+            raise Refused(409, "exchange_is_paused")
         if market.status not in (MarketStatus.ACTIVE, MarketStatus.INACTIVE):
             raise Refused(409, "market_inactive")
         return self._cancel(market, order, UpdateReason.NONE, now), order.remaining_count
@@ -297,7 +302,8 @@ class OrderEntry:
         if not self._exchange.exchange_active:
             raise Refused(409, "exchange_is_paused")
         for order in self._exchange.ledger.resting_orders():
-            self._cancel(self._exchange.market(order.ticker), order, UpdateReason.NONE, now)
+            if self._exchange.shard_flags(order.exchange_index)[0]:
+                self._cancel(self._exchange.market(order.ticker), order, UpdateReason.NONE, now)
 
     def cancel_resting(
         self,
@@ -335,9 +341,9 @@ class OrderEntry:
 
         `count` is what has filled plus what should remain (docs, amend order). An expiry of 0 clears it.
         """
-        self._check_exchange()
         before = self.find_resting(order_id, exchange_index)
         market = self._exchange.market(before.ticker)
+        self._check_shard(market)
         self._check_market(market)
         for is_wrong, what in (
             (client_order_id not in (None, before.client_order_id), "order_id_and_client_order_id"),
@@ -406,9 +412,9 @@ class OrderEntry:
         now: float,
     ) -> OrderRecord:
         """Make a resting order smaller; exactly one of the two counts is given."""
-        self._check_exchange()
         order = self.find_resting(order_id, exchange_index)
         market = self._exchange.market(order.ticker)
+        self._check_shard(market)
         self._check_market(market)
         target = order.remaining_count - reduce_by if reduce_by is not None else reduce_to
         if target is None or target > order.remaining_count:

@@ -1,4 +1,4 @@
-"""The account's token buckets (docs.kalshi.com, rate limits, Basic tier). Pure; callers pass `now`."""
+"""The account's token buckets (docs.kalshi.com, rate limits). Pure; callers pass `now`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,37 @@ from dataclasses import dataclass
 
 from base.sandbox.refusals import Refused
 
-READ_PER_S, READ_CAPACITY = 200, 600
-WRITE_PER_S, WRITE_CAPACITY = 100, 100
-BALANCE_PER_S, BALANCE_CAPACITY = 1, 1  # its own bucket, without burst
 DEFAULT_COST = 10
 ENDPOINT_COSTS: dict[tuple[str, str], int] = {
     ("DELETE", "/portfolio/events/orders"): 2,
     ("DELETE", "/portfolio/events/orders/{order_id}"): 2,
     ("DELETE", "/portfolio/events/orders/batched"): 2,  # per order
     ("GET", "/portfolio/orders/{order_id}"): 2,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What an account may do: tokens a second, and seconds of them that a bucket holds.
+
+    Balance reads have a bucket of their own, without burst.
+    """
+
+    read_per_s: int
+    write_per_s: int
+    read_burst_s: int = 1
+    write_burst_s: int = 3
+    balance_per_s: int = 5
+
+
+TIERS = {
+    "basic": Tier(200, 100, read_burst_s=3, write_burst_s=1, balance_per_s=1),
+    "advanced": Tier(300, 300, read_burst_s=3, balance_per_s=1),
+    "expert": Tier(600, 600),
+    "premier": Tier(1_200, 1_200),
+    "paragon": Tier(2_400, 2_400),
+    "prime": Tier(4_800, 4_800),
+    "prestige": Tier(12_000, 9_600),
 }
 
 
@@ -40,11 +62,12 @@ class Bucket:
 class RateLimits:
     """Reads, writes and the balance endpoint, each from its bucket."""
 
-    def __init__(self, now: float, *, is_enforced: bool = True) -> None:
+    def __init__(self, now: float, tier: str = "basic", *, is_enforced: bool = True) -> None:
         self._is_enforced = is_enforced
-        self._read = Bucket(READ_PER_S, READ_CAPACITY, READ_CAPACITY, now)
-        self._write = Bucket(WRITE_PER_S, WRITE_CAPACITY, WRITE_CAPACITY, now)
-        self._balance = Bucket(BALANCE_PER_S, BALANCE_CAPACITY, BALANCE_CAPACITY, now)
+        limits = TIERS[tier]
+        self._read = _full(limits.read_per_s, limits.read_burst_s, now)
+        self._write = _full(limits.write_per_s, limits.write_burst_s, now)
+        self._balance = _full(limits.balance_per_s, 1, now)
 
     def charge(self, method: str, path: str, now: float, *, times: int = 1) -> None:
         """Charge one request, or a batch of `times`. Raises the recorded 429 when the bucket is short."""
@@ -59,11 +82,16 @@ class RateLimits:
             raise Refused(429, "too_many_requests")
 
 
-def limits_json() -> dict[str, object]:
+def _full(per_s: int, burst_s: int, now: float) -> Bucket:
+    return Bucket(per_s, per_s * burst_s, per_s * burst_s, now)
+
+
+def limits_json(tier: str) -> dict[str, object]:
+    t = TIERS[tier]
     return {
-        "usage_tier": "basic",
-        "read": {"refill_rate": READ_PER_S, "bucket_capacity": READ_CAPACITY},
-        "write": {"refill_rate": WRITE_PER_S, "bucket_capacity": WRITE_CAPACITY},
+        "usage_tier": tier,
+        "read": {"refill_rate": t.read_per_s, "bucket_capacity": t.read_per_s * t.read_burst_s},
+        "write": {"refill_rate": t.write_per_s, "bucket_capacity": t.write_per_s * t.write_burst_s},
         "grants": [],
     }
 

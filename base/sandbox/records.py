@@ -35,6 +35,14 @@ class UpdateReason(StrEnum):
     REDUCE_ONLY_CANCEL = "ReduceOnlyCancel"
 
 
+class ShardState(StrEnum):
+    """What one exchange instance takes: everything, no orders (cancels go through), or nothing."""
+
+    ACTIVE = "active"
+    TRADING_PAUSED = "trading_paused"
+    EXCHANGE_PAUSED = "exchange_paused"
+
+
 @dataclass(frozen=True, slots=True)
 class NewOrder:
     """A create-order request whose fields have been checked one by one."""

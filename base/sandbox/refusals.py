@@ -43,6 +43,16 @@ def invalid_parameters(details: str) -> Refused:
     return Refused(400, "invalid_parameters", details=details)
 
 
+def gone() -> Refused:
+    """The answer to writes on a retired path (seen in production)."""
+    return Refused(
+        410,
+        "deprecated_v1_order_endpoint",
+        "Please switch to the V2 endpoints",
+        "https://docs.kalshi.com/api-reference/orders/create-order-v2",
+    )
+
+
 def not_found() -> Refused:
     return Refused(404, "not_found")
 

@@ -10,12 +10,12 @@ from email.utils import formatdate
 from aiohttp import web
 
 from base.sandbox.control import CONTROL_PREFIX, Control
-from base.sandbox.faults import CallAction, CallFault
+from base.sandbox.faults import AuthFault, CallAction, CallFault, OnDisconnect
 from base.sandbox.rate_limit import RateLimits
-from base.sandbox.refusals import Refused, not_found
+from base.sandbox.refusals import Refused, gone, not_found
 from base.sandbox.rest_market_data import PREFIX, MarketData
-from base.sandbox.rest_portfolio import PortfolioEndpoints
-from base.sandbox.signatures import KeyPair, check_request
+from base.sandbox.rest_portfolio import ORDERS, PortfolioEndpoints
+from base.sandbox.signatures import KeyPair, check_request, expired, is_signed, unauthenticated
 from base.sandbox.stream import WS_PATH, Stream, reset_connection
 from base.sandbox.venue import Venue
 
@@ -26,7 +26,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def build_app(venue: Venue, keys: KeyPair, stream: Stream, *, enforce_limits: bool = True) -> web.Application:
     """Everything that the sandbox serves, on one port."""
-    limits = RateLimits(venue.clock.now(), is_enforced=enforce_limits)
+    limits = RateLimits(venue.clock.now(), venue.tier, is_enforced=enforce_limits)
     gate = _Gate(venue, keys, limits)
 
     @web.middleware
@@ -38,6 +38,7 @@ def build_app(venue: Venue, keys: KeyPair, stream: Stream, *, enforce_limits: bo
     app.add_routes(PortfolioEndpoints(venue, limits, keys.key_id).routes())
     app.add_routes(Control(venue).routes())
     app.router.add_get(WS_PATH, stream.serve)
+    app.on_cleanup.append(gate.close)
     return app
 
 
@@ -48,6 +49,13 @@ class _Gate:
         self._venue = venue
         self._keys = keys
         self._limits = limits
+        self._acting: set[asyncio.Future[tuple[web.StreamResponse, CallFault | None]]] = set()
+
+    async def close(self, app: web.Application) -> None:
+        """End the calls that outlived their connections."""
+        for acting in self._acting:
+            acting.cancel()
+        await asyncio.gather(*self._acting, return_exceptions=True)
 
     async def let_through(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         if request.path == WS_PATH:
@@ -56,28 +64,51 @@ class _Gate:
             return await _answer(request, handler)
         endpoint = _endpoint(request)
         self._venue.note_request(f"{request.method} {endpoint}")
+        await request.read()  # now: once the client has hung up there is no body to be had
+        acting = asyncio.ensure_future(self._act(request, handler, endpoint))
+        if self._venue.faults.on_disconnect is OnDisconnect.ACT:
+            self._acting.add(acting)
+            acting.add_done_callback(self._acting.discard)
+            answer, fault = await asyncio.shield(acting)  # aiohttp cancels us when the client hangs up
+        else:
+            answer, fault = await acting
+        if fault is not None:
+            answer = await _fail_after(request, fault, answer)
+        answer.headers["Date"] = formatdate(self._venue.clock.now(), usegmt=True)
+        return answer
+
+    async def _act(
+        self, request: web.Request, handler: _Handler, endpoint: str
+    ) -> tuple[web.StreamResponse, CallFault | None]:
+        """Wait, fail or act as the faults say; the fault is what is still to be done to the answer."""
         if self._venue.faults.latency_s:
             await asyncio.sleep(self._venue.faults.latency_s)
         below = request.path.removeprefix(PREFIX)
         fault = self._venue.faults.take_call(request.method, below)
         if fault is not None and (early := _fail_before(request, fault)) is not None:
-            return early
+            return early, None
 
         async def checked(request: web.Request) -> web.StreamResponse:
             self._check(request, endpoint)
             return await handler(request)
 
         answer = await _answer(request, checked)
-        if fault is not None:
-            answer = await _fail_after(request, fault, answer)
-        answer.headers["Date"] = formatdate(self._venue.clock.now(), usegmt=True)
-        return answer
+        self._venue.note_view(self._venue.clock.now())
+        return answer, fault
 
     def _check(self, request: web.Request, endpoint: str) -> None:
         now = self._venue.clock.now()
         path = request.raw_path.partition("?")[0]
         is_private = endpoint.startswith(_PRIVATE)
+        if is_signed(request.headers):
+            match self._venue.faults.auth:
+                case AuthFault.DEAD:
+                    raise unauthenticated("NOT_FOUND")
+                case AuthFault.SKEWED:
+                    raise expired()
         check_request(self._keys, request.headers, request.method, path, now, is_required=is_private)
+        if self._venue.faults.is_gone and request.method != "GET" and endpoint.startswith(ORDERS):
+            raise gone()
         if not endpoint.endswith("/batched"):  # a batch is charged by its size
             self._limits.charge(request.method, endpoint, now)
 

@@ -56,41 +56,43 @@ class MarketData:
         ]
 
     async def status(self, request: web.Request) -> web.Response:
-        exchange = self._venue.exchange
-        active, trading = exchange.exchange_active, exchange.trading_active
         rows = [
-            {
-                "exchange_index": index,
-                "description": name,
-                "exchange_active": active,
-                "trading_active": active and trading,
-                "intra_exchange_transfers_active": active,
-            }
+            {"exchange_index": index, "description": name, **self._flags(index)}
             for index, name in enumerate(_SHARDS)
         ]
         return web.json_response(
             {
-                "exchange_active": active,
-                "trading_active": active and trading,
-                "intra_exchange_transfers_active": active,
+                **self._flags(0),  # the top level speaks of shard 0 (OpenAPI)
                 "exchange_estimated_resume_time": None,
                 "exchange_index_statuses": rows,
             }
         )
+
+    def _flags(self, exchange_index: int) -> Json:
+        is_active, takes_orders = self._venue.exchange.shard_flags(exchange_index)
+        return {
+            "exchange_active": is_active,
+            "trading_active": takes_orders,
+            "intra_exchange_transfers_active": is_active,
+        }
 
     async def schedule(self, request: web.Request) -> web.Response:
         all_day = [{"open_time": "00:00", "close_time": "23:59"}]
         now = self._venue.clock.now()
         hours: Json = {"start_time": second_text(now - 86_400), "end_time": second_text(now + 365 * 86_400)}
         hours |= dict.fromkeys(_DAYS, all_day)
-        return web.json_response({"schedule": {"standard_hours": [hours], "maintenance_windows": []}})
+        windows = [
+            {"start_datetime": second_text(start), "end_datetime": second_text(end)}
+            for start, end in self._venue.faults.maintenance_windows
+        ]
+        return web.json_response({"schedule": {"standard_hours": [hours], "maintenance_windows": windows}})
 
     async def user_data_timestamp(self, request: web.Request) -> web.Response:
         as_of = self._venue.clock.now() - self._venue.faults.read_lag_s
         return web.json_response({"as_of_time": time_text(as_of)})
 
     async def limits(self, request: web.Request) -> web.Response:
-        return web.json_response(limits_json())
+        return web.json_response(limits_json(self._venue.tier))
 
     async def costs(self, request: web.Request) -> web.Response:
         return web.json_response(costs_json(PREFIX))

@@ -28,7 +28,7 @@ from base.sandbox.order_requests import (
 from base.sandbox.queries import integer_of, is_in_time, limit_of, list_of, page
 from base.sandbox.rate_limit import RateLimits
 from base.sandbox.records import PositionRecord
-from base.sandbox.refusals import Refused, bad_request, invalid_parameters, not_found
+from base.sandbox.refusals import Refused, bad_request, gone, invalid_parameters, not_found
 from base.sandbox.rest_market_data import PREFIX
 from base.sandbox.venue import Venue
 from base.sandbox.wire import (
@@ -88,7 +88,11 @@ class PortfolioEndpoints:
     async def balance(self, request: web.Request) -> web.Response:
         portfolio = self._venue.portfolio()
         value = sum((self._value(p) for p in portfolio.positions.values()), ZERO)
-        index = integer_of(request.query, "exchange_index") or 0
+        index = integer_of(request.query, "exchange_index")
+        kept = self._venue.exchange.shard_balances
+        shards = (
+            {0: portfolio.balance} | kept if index is None else {index: kept.get(index, portfolio.balance)}
+        )
         return web.json_response(
             {
                 "balance": int(portfolio.balance * 100),
@@ -96,7 +100,8 @@ class PortfolioEndpoints:
                 "portfolio_value": int(value * 100),
                 "updated_ts": int(self._venue.clock.now()),
                 "balance_breakdown": [
-                    {"exchange_index": index, "balance": dollars_text(portfolio.balance)[:-2]}
+                    {"exchange_index": shard, "balance": dollars_text(dollars)[:-2]}
+                    for shard, dollars in shards.items()
                 ],
             }
         )
@@ -195,7 +200,12 @@ class PortfolioEndpoints:
         return web.json_response(self._create(decode_object(await request.read())), status=201)
 
     def _create(self, body: Mapping[str, object]) -> Json:
-        order = self._venue.place(parse_new_order(body, self._venue.exchange.new_id()))
+        try:
+            new = parse_new_order(body, self._venue.exchange.new_id())
+        except Refused as refused:
+            self._venue.note_malformed(body, refused)
+            raise
+        order = self._venue.place(new)
         return ack_json(order, self._venue.clock.now())
 
     async def create_batch(self, request: web.Request) -> web.Response:
@@ -299,13 +309,8 @@ class PortfolioEndpoints:
         )
 
     async def retired(self, request: web.Request) -> web.Response:
-        """Writes on the legacy path (gone since 2026-06; body seen in production)."""
-        raise Refused(
-            410,
-            "deprecated_v1_order_endpoint",
-            "Please switch to the V2 endpoints",
-            "https://docs.kalshi.com/api-reference/orders/create-order-v2",
-        )
+        """Writes on the legacy path (gone since 2026-06)."""
+        raise gone()
 
 
 def _plain(refused: Refused) -> Json:

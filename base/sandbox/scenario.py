@@ -13,6 +13,7 @@ from base.errors import ConfigError
 from base.model.market import OutcomeSide
 from base.sandbox.fixed_point import ONE, ZERO
 from base.sandbox.market import GRIDS
+from base.sandbox.rate_limit import TIERS
 
 BALANCE = Decimal("10000")
 CLOSE_AFTER_S = 6 * 3600.0
@@ -69,6 +70,8 @@ class MarketPlan:
 class Scenario:
     markets: tuple[MarketPlan, ...]
     balance: Decimal = BALANCE
+    tier: str = "basic"
+    """The account's rate limits."""
 
 
 def load_scenario(path: Path) -> Scenario:
@@ -87,8 +90,9 @@ def parse_scenario(text: str, name: str = "scenario") -> Scenario:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError([f"{name}: not TOML: {exc}"]) from exc
     reader = _Reader(name)
-    reader.check_keys(document, {"balance", "market", "fleet"}, "the top level")
+    reader.check_keys(document, {"balance", "tier", "market", "fleet"}, "the top level")
     balance = reader.decimal(document, "balance", "the top level", BALANCE)
+    tier = reader.choice(document, "tier", "the top level", list(TIERS), "basic")
     markets: list[MarketPlan] = []
     for number, table in enumerate(reader.tables(document, "market"), start=1):
         plan = _market(reader, table, f"market {number}")
@@ -103,7 +107,7 @@ def parse_scenario(text: str, name: str = "scenario") -> Scenario:
         seen.add(plan.ticker)
     if reader.problems:
         raise ConfigError(reader.problems)
-    return Scenario(tuple(markets), balance)
+    return Scenario(tuple(markets), balance, tier)
 
 
 _MARKET_KEYS = {

@@ -74,6 +74,11 @@ def _write_private(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
+def is_signed(headers: Mapping[str, str]) -> bool:
+    """Whether a request carries a signature, or some of one."""
+    return any(name in headers for name in (KEY_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER))
+
+
 def check_request(
     keys: KeyPair, headers: Mapping[str, str], method: str, path: str, now: float, *, is_required: bool
 ) -> None:
@@ -81,22 +86,25 @@ def check_request(
 
     A public endpoint needs no signature, but one that is sent is checked.
     """
-    names = (KEY_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)
-    if not is_required and not any(name in headers for name in names):
+    if not is_required and not is_signed(headers):
         return
-    if not all(headers.get(name) for name in names):
+    if not all(headers.get(name) for name in (KEY_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)):
         code = "signature_is_missing_from_headers"
         raise Refused(401, code, code.replace("_", " "))
     stamp = headers[TIMESTAMP_HEADER]
     if not (stamp.isascii() and stamp.isdigit()) or abs(int(stamp) / 1000 - now) > SKEW_S_MAX:
-        raise Refused(401, "header_timestamp_expired", "header timestamp expired")
+        raise expired()
     if headers[KEY_HEADER] != keys.key_id:
-        raise _unauthenticated("NOT_FOUND")
+        raise unauthenticated("NOT_FOUND")
     if not _is_signed(keys.public_key, headers[SIGNATURE_HEADER], f"{stamp}{method.upper()}{path}".encode()):
-        raise _unauthenticated("INCORRECT_API_KEY_SIGNATURE")
+        raise unauthenticated("INCORRECT_API_KEY_SIGNATURE")
 
 
-def _unauthenticated(details: str) -> Refused:
+def expired() -> Refused:
+    return Refused(401, "header_timestamp_expired", "header timestamp expired")
+
+
+def unauthenticated(details: str) -> Refused:
     return Refused(401, "authentication_error", "authentication_error", details)
 
 

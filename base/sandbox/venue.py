@@ -41,7 +41,7 @@ class Player(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One create-order request and what became of it."""
+    """One order that came as far as order entry, alone or in a batch, and what became of it."""
 
     at: float
     client_order_id: str
@@ -62,6 +62,7 @@ class Venue:
     def __init__(self, scenario: Scenario, *, clock: Clock, seed: int) -> None:
         self.clock = clock
         self.faults = Faults()
+        self.tier = scenario.tier
         self.listeners: list[Callable[[Happening], None]] = []
         self.cut_sockets: Callable[[], None] = lambda: None
         self.send_garbage: Callable[[int], None] = lambda count: None
@@ -103,7 +104,7 @@ class Venue:
         for player in self._players:
             player.step(now)
         self.exchange.advance(now)
-        self._note_view(now)
+        self.note_view(now)
 
     def _publish(self, happening: Happening) -> None:
         for listener in self.listeners:
@@ -116,12 +117,12 @@ class Venue:
         now = self.clock.now()
         if not self.faults.read_lag_s:
             return self.exchange.ledger.snapshot()
-        self._note_view(now)
+        self.note_view(now)
         seen = [view for at, _, view in self._views if at <= now - self.faults.read_lag_s]
         return seen[-1] if seen else self._views[0][2]
 
-    def _note_view(self, now: float) -> None:
-        """While reads lag, keep what the portfolio looked like after every change."""
+    def note_view(self, now: float) -> None:
+        """While reads lag, keep what the portfolio looks like; to be called after every change."""
         if not self.faults.read_lag_s:
             self._views.clear()
             return
@@ -155,8 +156,18 @@ class Venue:
                     order_id=record.order_id if record else "",
                 )
             )
-            self._note_view(now)
+            self.note_view(now)
         return record
+
+    def note_malformed(self, body: Mapping[str, object], refused: Refused) -> None:
+        """Keep an order for the ledger that was refused before it could be read."""
+        fields = {
+            name: str(body.get(name, "")) for name in ("client_order_id", "ticker", "side", "count", "price")
+        }
+        is_reduce_only = body.get("reduce_only") is True
+        self._submissions.append(
+            Submission(self.clock.now(), **fields, reduce_only=is_reduce_only, outcome=refused.code)
+        )
 
     # Control
 
@@ -288,7 +299,7 @@ class Venue:
             raise BadControlRequest("count must be above 0 and price between 0 and 1")
         now = self.clock.now()
         self.exchange.orders.credit(ticker, _outcome(body, "side"), count, price, now)
-        self._note_view(now)
+        self.note_view(now)
 
     def set_faults(self, request: FaultRequest) -> None:
         """Break what the request names; an empty one mends everything."""
@@ -297,6 +308,7 @@ class Venue:
             self.faults = Faults()
             limits.max_fill_per_order, limits.zero_fill_orders = None, 0
             self.exchange.exchange_active = self.exchange.trading_active = True
+            self.exchange.shard_states, self.exchange.shard_balances = {}, {}
             for market in self.exchange.markets.values():
                 if market.status is MarketStatus.INACTIVE:
                     self.exchange.resume(market.ticker, now)
@@ -315,12 +327,17 @@ class Venue:
         faults.drop_book_frames = _given(request.drop_book_frames, faults.drop_book_frames)
         faults.latency_s = _given(request.latency_s, faults.latency_s)
         faults.read_lag_s = _given(request.read_lag_s, faults.read_lag_s)
+        faults.auth = _given(request.auth, faults.auth)
+        faults.is_gone = _given(request.gone, faults.is_gone)
+        faults.on_disconnect = _given(request.on_disconnect, faults.on_disconnect)
+        if request.maintenance_windows is not None:
+            faults.maintenance_windows = tuple((now + a, now + b) for a, b in request.maintenance_windows)
         if request.calls is not None:
             faults.calls = list(request.calls)
         limits.max_fill_per_order = _given(request.max_fill_per_order, limits.max_fill_per_order)
         limits.zero_fill_orders = _given(request.zero_fill_orders, limits.zero_fill_orders)
         self._set_trading(request, now)
-        self._note_view(now)
+        self.note_view(now)
         if request.garbage_frames:
             self.send_garbage(request.garbage_frames)
         if request.cut_sockets:
@@ -330,6 +347,8 @@ class Venue:
         exchange = self.exchange
         exchange.exchange_active = _given(request.exchange_active, exchange.exchange_active)
         exchange.trading_active = _given(request.trading_active, exchange.trading_active)
+        exchange.shard_states |= request.shard_active or {}
+        exchange.shard_balances |= request.shard_balance or {}
         if request.pause_market is not None:
             exchange.pause(request.pause_market, now)
         if request.resume_market is not None:

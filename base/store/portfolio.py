@@ -6,19 +6,21 @@ read. Each contract must count once, and reads lag writes, so:
   has been applied;
 - a `fill` says the position after it, which wins when it is newer than what is applied; a `fill` that
   comes late is part of the newer one's position already;
-- a read that started before a change had time to show (`READ_LAG_S`) says nothing about that ticker, nor
-  does one that comes while an order's answer is awaited: it may hold the fill, which the answer would
-  then take off a second time;
-- a position vanishes from a read only when two complete reads agree. A failed read never gets here.
+- what a read means is judged by `reconcile.py`, on a view of what is known here; a market that changes
+  between the view and the correction is left to the next read. A failed read never gets here.
+
+The money is kept by `books.py`: what is booked late moves no position, and a `fill` whose money is
+booked may still have to.
+
+What must survive a restart is written to the recorder, in order and outside the lock.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from base.clock import Clock
@@ -26,16 +28,30 @@ from base.model.events import PositionUpdate
 from base.model.market import ZERO, BookSide, OutcomeSide
 from base.model.order import to_yes_leg
 from base.model.position import Fill, Position
+from base.store.books import Books, Ledger, OrderCount, price_or_entry
+from base.store.realized import Payout, Step
+from base.store.reconcile import (
+    AGREEMENT_S,
+    READ_LAG_S,
+    Correction,
+    CorrectionKind,
+    KnownMarket,
+    compare,
+)
+from base.store.records import (
+    NoRecorder,
+    PositionRecord,
+    Record,
+    Recorder,
+    Remembered,
+)
 
-READ_LAG_S = 3.0
-"""A read that began less than this after a change may not show it yet (recorded: 360 ms and more)."""
-AGREEMENT_S = 10.0
-"""Two reads that do not show a position agree only when so much time lies between them: a backend that
-answers with an empty list for a moment answers so to every read of that moment."""
+__all__ = ["AGREEMENT_S", "READ_LAG_S", "Change", "HeldRead", "Ledger", "Portfolio"]
+
 TOLD_S_MAX = 5.0
 """So long after a `market_position` message the fills that led to it may still come."""
 REMEMBERED_MAX = 20_000
-"""Trade and order ids remembered; older ones are forgotten first."""
+"""Trade, order and client order ids remembered; older ones are forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +82,6 @@ class HeldRead:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
-    """Realized money of the trading day (UTC), from our own fills; dollars."""
-
-    day: str
-    realized: Decimal
-    fees: Decimal
-
-
-@dataclass(frozen=True, slots=True)
 class _Told:
     """A change that a `market_position` message told: signed counts, monotonic time."""
 
@@ -84,33 +91,21 @@ class _Told:
 
 
 @dataclass(slots=True)
-class _OrderCount:
-    """Contracts of one order applied so far, by the two sources that report them."""
+class _Order:
+    """What the position knows of one order's executions."""
 
-    from_fills: Decimal = ZERO
-    from_answer: Decimal = ZERO
+    applied: OrderCount = field(default_factory=OrderCount)
     unseen: Decimal = ZERO
     """Contracts that a `post_position` held already although no source has reported them yet."""
     last_post: Decimal | None = None
-    value: Decimal = ZERO
-    """YES-leg dollars of the contracts whose money is booked."""
-    fees: Decimal = ZERO
-    """Fees booked."""
-    basis: Position | None = None
-    """What was held before the order; its late fills are judged by it when nothing is held any more."""
-    closed: Decimal = ZERO
-    """Contracts of `basis` that it has closed."""
-
-    @property
-    def applied(self) -> Decimal:
-        return max(self.from_fills, self.from_answer)
 
 
 class Portfolio:
     """Positions by market ticker; thread-safe. Prices are dollars of the held side, counts contracts."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, recorder: Recorder | None = None) -> None:
         self._clock = clock
+        self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
         self._positions: dict[str, Position] = {}
         self._epochs: dict[str, int] = {}
@@ -121,13 +116,19 @@ class Portfolio:
         self._last_read_at: float | None = None
         self._told: dict[str, _Told] = {}
         self._was_skipped = False
+        self._judged_before: dict[str, float | None] = {}  # markets that the newest read said nothing of
         self._missing_since: dict[str, float] = {}  # held here, and missing from reads since then
-        self._trades: OrderedDict[str, None] = OrderedDict()
-        self._orders: OrderedDict[str, _OrderCount] = OrderedDict()
+        self._versions: dict[str, int] = {}  # grows with whatever a comparison must not overlook
+        self._trades: OrderedDict[str, None] = OrderedDict()  # that the position knows of
+        self._orders: OrderedDict[str, _Order] = OrderedDict()
+        self._books = Books()
+        self._sent: OrderedDict[str, None] = OrderedDict()  # client order ids of ours
+        self._remembered: dict[str, PositionRecord] = {}  # held before a restart, not yet seen again
+        self._gone_since: dict[str, float] = {}  # of those, what reads have not shown since then
+        self._last_held: dict[str, PositionRecord] = {}  # the newest record of each that was held
+        self._outbox: list[Record] = []
+        self._is_handing_over = False
         self._is_loaded = False
-        self._day = ""
-        self._realized = ZERO
-        self._fees = ZERO
 
     # --- readers ------------------------------------------------------------------------------------
 
@@ -164,6 +165,12 @@ class Portfolio:
         with self._lock:
             return self._last_read_at
 
+    def judged_at(self, ticker: str) -> float | None:
+        """Monotonic time at which the newest complete read left that had a say on this market: one that
+        was skipped for it, because an answer was awaited or a change too fresh, says nothing of it."""
+        with self._lock:
+            return self._judged_before.get(ticker, self._last_read_at)
+
     def is_doubted(self, ticker: str) -> bool:
         """Whether the newest complete read did not show this position; the next one decides."""
         with self._lock:
@@ -171,40 +178,106 @@ class Portfolio:
 
     def ledger(self) -> Ledger:
         with self._lock:
-            self._roll_day_locked()
-            return Ledger(self._day, self._realized, self._fees)
+            return self._books.ledger(self._clock.now())
+
+    def was_sent(self, client_order_id: str) -> bool:
+        """Whether an order with this id left from here, as far back as is remembered."""
+        with self._lock:
+            return client_order_id in self._sent
+
+    def last_entry(self, ticker: str, side: OutcomeSide) -> Decimal | None:
+        """What a contract cost when `side` of this market was last held, None when it never was."""
+        with self._lock:
+            last = self._last_held.get(ticker)
+            return last.entry_price if last is not None and last.outcome_side is side else None
+
+    def unbooked(self, fills: Iterable[Fill]) -> list[Fill]:
+        """Those of the fills whose money is not known by their trade ids."""
+        with self._lock:
+            return [fill for fill in fills if not self._books.is_booked(fill.trade_id)]
+
+    def is_booked(self, trade_id: str) -> bool:
+        with self._lock:
+            return self._books.is_booked(trade_id)
+
+    def compared_state(self) -> dict[str, KnownMarket]:
+        """What a comparison with a read needs, as it is at one moment."""
+        with self._lock:
+            awaited = set(self._in_flight.values())
+            return {
+                ticker: KnownMarket(
+                    self._positions.get(ticker),
+                    self._versions.get(ticker, 0),
+                    self._changed_at.get(ticker),
+                    ticker in awaited,
+                    self._missing_since.get(ticker),
+                )
+                for ticker in {*self._positions, *self._changed_at, *self._versions, *awaited}
+            }
 
     # --- writers ------------------------------------------------------------------------------------
+
+    def restore(self, remembered: Remembered) -> None:
+        """Take up what a journal remembers; before the first read, and before any thread starts.
+
+        Positions are not among it: what is held, the exchange says. Since when it is held, the first
+        read that shows the same side takes from here.
+        """
+        with self._lock:
+            self._books.restore(remembered, self._clock.now())
+            for record in remembered.orders:
+                self._order_locked(record.order_id).applied = OrderCount(
+                    record.from_fills, record.from_answer
+                )
+            for fill in remembered.fills:
+                self._know_trade_locked(fill.trade_id)
+            for attempt in remembered.attempts:
+                self._note_sent_locked(attempt.client_order_id)
+            for record in remembered.orders:
+                # A read that leaves at once may not show yet what was sold just before the restart.
+                age_s = max(0.0, self._clock.now() - record.updated_at)
+                if age_s < READ_LAG_S:
+                    self._changed_at[record.ticker] = self._clock.monotonic() - age_s
+            held = {p.ticker: p for p in remembered.positions if p.count > 0}
+            self._remembered, self._last_held = dict(held), dict(held)
 
     def order_left(self, ticker: str, client_order_id: str) -> None:
         """An order is about to leave: until it is settled, reads say nothing about this ticker."""
         with self._lock:
             self._in_flight[client_order_id] = ticker
+            self._note_sent_locked(client_order_id)
+            self._touch_locked(ticker)
 
     def order_settled(self, client_order_id: str) -> None:
         """The order's outcome has been taken in, or given up."""
         with self._lock:
-            self._in_flight.pop(client_order_id, None)
+            ticker = self._in_flight.pop(client_order_id, None)
+            if ticker is not None:
+                self._touch_locked(ticker)
 
     def apply_fill(self, fill: Fill) -> Change | None:
         """Take in a `fill` message; None when it was known or changed nothing."""
         with self._lock:
-            if fill.subaccount != 0 or self._is_known_trade_locked(fill.trade_id):
-                return None
-            order = self._order_locked(fill.order_id)
-            applied = order.applied
-            order.from_fills += fill.count
-            fresh = order.applied - applied
-            if fresh <= 0:
-                # The order's answer told of it: its `post_position` may be a step on the way there.
-                return None
-            before = self._positions.get(fill.ticker)
-            target = self._position_after_locked(fill, order, fresh)
-            value, fees = fresh * fill.yes_price, fill.fee * fresh / fill.count
-            self._book_money_locked(order, before, fill.book_side, fresh, value, fees)
-            return self._set_locked(fill.ticker, target, fill.yes_price, "fill", fill.exchange_index)
+            change = self._apply_fill_locked(fill)
+        self._hand_over()
+        return change
 
-    def _position_after_locked(self, fill: Fill, order: _OrderCount, fresh: Decimal) -> Decimal:
+    def _apply_fill_locked(self, fill: Fill) -> Change | None:
+        if fill.subaccount != 0 or fill.trade_id in self._trades:
+            return None
+        self._know_trade_locked(fill.trade_id)
+        if self._is_loaded:
+            self._books.book_fill(fill, self._positions.get(fill.ticker), self._clock.now())
+        # Else nobody knows what it closes: it is found among the day's fills (`book_missed`).
+        order = self._order_locked(fill.order_id)
+        fresh = order.applied.add_fill(fill.count)
+        if fresh <= 0:
+            # The order's answer told of it: its `post_position` may be a step on the way there.
+            return None
+        target = self._position_after_locked(fill, order, fresh)
+        return self._set_locked(fill.ticker, target, fill.yes_price, "fill", fill.exchange_index)
+
+    def _position_after_locked(self, fill: Fill, order: _Order, fresh: Decimal) -> Decimal:
         """The signed count after a fill of which `fresh` contracts are news."""
         before = self._positions.get(fill.ticker)
         signed = before.signed_count if before is not None else ZERO
@@ -253,27 +326,64 @@ class Portfolio:
         A `reduce_only` order never opens or flips a position, whatever was known of it before.
         """
         with self._lock:
-            order = self._order_locked(order_id)
-            applied = order.applied
-            order.from_answer = max(order.from_answer, fill_count)
-            fresh = order.applied - applied
-            if fresh <= 0:
-                return None
             before = self._positions.get(ticker)
-            price = average_yes_price
-            if price is None:
-                price = to_yes_leg(before.entry_price, before.outcome_side) if before is not None else ZERO
-            # The fills booked so far are part of the average: what is left of it is the rest's.
-            value = max(ZERO, price * fill_count - order.value)
-            self._book_money_locked(order, before, book_side, fresh, value, max(ZERO, fees - order.fees))
-            signed = before.signed_count if before is not None else ZERO
-            direction = 1 if book_side is BookSide.BID else -1
-            moved = max(ZERO, fresh - order.unseen)
-            order.unseen = max(ZERO, order.unseen - fresh)
-            if reduce_only:
-                moved = min(moved, max(ZERO, -direction * signed))
-            self._answer_ts_ms[ticker] = max(self._answer_ts_ms.get(ticker, 0), ts_ms)
-            return self._set_locked(ticker, signed + direction * moved, price, "order", None)
+            self._books.book_answer(
+                order_id, ticker, before, book_side, fill_count, average_yes_price, fees, self._clock.now()
+            )
+            order = self._order_locked(order_id)
+            change = None
+            fresh = order.applied.take_answer(fill_count)
+            if fresh > 0:
+                price = price_or_entry(average_yes_price, before)
+                signed = before.signed_count if before is not None else ZERO
+                direction = 1 if book_side is BookSide.BID else -1
+                moved = max(ZERO, fresh - order.unseen)
+                order.unseen = max(ZERO, order.unseen - fresh)
+                if reduce_only:
+                    moved = min(moved, max(ZERO, -direction * signed))
+                self._answer_ts_ms[ticker] = max(self._answer_ts_ms.get(ticker, 0), ts_ms)
+                change = self._set_locked(ticker, signed + direction * moved, price, "order", None)
+        self._hand_over()
+        return change
+
+    def book_answer(
+        self,
+        order_id: str,
+        ticker: str,
+        book_side: BookSide,
+        fill_count: Decimal,
+        average_yes_price: Decimal | None,
+        fees: Decimal,
+        *,
+        outcome_side: OutcomeSide,
+        entry_price: Decimal,
+    ) -> None:
+        """Book the money of an order of ours that was found after a restart; the position does not move.
+
+        Whoever asks waits for a read that shows it. The order closed contracts of `outcome_side` that had
+        cost `entry_price`. Its later fills, or another answer, book nothing twice.
+        """
+        with self._lock:
+            basis = Position(ticker, outcome_side, fill_count, entry_price)
+            self._books.book_answer(
+                order_id, ticker, basis, book_side, fill_count, average_yes_price, fees, self._clock.now()
+            )
+            # What is held by the next read is without these contracts.
+            self._order_locked(order_id).applied.take_answer(fill_count)
+        self._hand_over()
+
+    def book_missed(
+        self, day: str, steps: Sequence[Step], payouts: Sequence[Payout] = (), *, is_all: bool = False
+    ) -> int | None:
+        """Book what happened on trading day `day` and was not known here; no position moves.
+
+        `steps` are all fills of that day, as far as they have been read, of the markets concerned, and
+        with `is_all` of all markets. Returns how many were news, None when that day is over.
+        """
+        with self._lock:
+            news = self._books.book_missed(day, steps, payouts, self._clock.now(), is_all=is_all)
+        self._hand_over()
+        return news
 
     def apply_update(self, update: PositionUpdate) -> Change | None:
         """Take in a `market_position` message that opens, grows or flips a position.
@@ -282,35 +392,43 @@ class Portfolio:
         it counts as a first witness: callers ask for one when this returns None and the counts differ.
         """
         with self._lock:
-            before = self._positions.get(update.ticker)
-            held = before.signed_count if before is not None else ZERO
-            if update.subaccount != 0:
-                return None
-            if held == update.count:
-                self._missing_since.pop(update.ticker, None)  # it is there after all
-                return None
-            if abs(update.count) < abs(held) and update.count * held >= 0:
-                if update.count == 0:
-                    self._missing_since[update.ticker] = self._clock.monotonic() - AGREEMENT_S + READ_LAG_S
-                return None
-            changed_at = self._changed_at.get(update.ticker)
-            is_settling = changed_at is not None and self._clock.monotonic() - changed_at < READ_LAG_S
-            if is_settling or update.ticker in self._in_flight.values():
-                # It carries no time: beside a fill that has just been applied it may be the older word,
-                # and beside an order under way it would be counted again with the answer.
-                return None
-            price = abs(update.cost / update.count) if update.count else ZERO
-            side = OutcomeSide.YES if update.count > 0 else OutcomeSide.NO
-            change = self._set_locked(
-                update.ticker, update.count, to_yes_leg(min(price, Decimal(1)), side), "market_position", None
-            )
-            self._told[update.ticker] = _Told(held, update.count, self._clock.monotonic())
-            if change is not None and change.after is not None and 0 < price < 1:
-                # The message tells the cost of the whole position, not of what was added.
-                exact = replace(change.after, entry_price=price)
-                self._positions[update.ticker] = exact
-                change = replace(change, after=exact)
-            return change
+            change = self._apply_update_locked(update)
+        self._hand_over()
+        return change
+
+    def _apply_update_locked(self, update: PositionUpdate) -> Change | None:
+        before = self._positions.get(update.ticker)
+        held = before.signed_count if before is not None else ZERO
+        if update.subaccount != 0:
+            return None
+        if held == update.count:
+            self._missing_since.pop(update.ticker, None)  # it is there after all
+            self._touch_locked(update.ticker)
+            return None
+        if abs(update.count) < abs(held) and update.count * held >= 0:
+            if update.count == 0:
+                self._missing_since[update.ticker] = self._clock.monotonic() - AGREEMENT_S + READ_LAG_S
+                self._touch_locked(update.ticker)
+            return None
+        changed_at = self._changed_at.get(update.ticker)
+        is_settling = changed_at is not None and self._clock.monotonic() - changed_at < READ_LAG_S
+        if is_settling or update.ticker in self._in_flight.values():
+            # It carries no time: beside a fill that has just been applied it may be the older word,
+            # and beside an order under way it would be counted again with the answer.
+            return None
+        price = abs(update.cost / update.count) if update.count else ZERO
+        side = OutcomeSide.YES if update.count > 0 else OutcomeSide.NO
+        change = self._set_locked(
+            update.ticker, update.count, to_yes_leg(min(price, Decimal(1)), side), "market_position", None
+        )
+        self._told[update.ticker] = _Told(held, update.count, self._clock.monotonic())
+        if change is not None and change.after is not None and 0 < price < 1:
+            # The message tells the cost of the whole position, not of what was added.
+            exact = replace(change.after, entry_price=price)
+            self._positions[update.ticker] = exact
+            self._record_position_locked(update.ticker)
+            change = replace(change, after=exact)
+        return change
 
     def apply_read(
         self, rows: Mapping[str, Position], started_at: float, *, is_whole: bool = True
@@ -320,46 +438,83 @@ class Portfolio:
         Where single rows of it could not be read (`is_whole` False), it adds and changes what it shows
         and says nothing about what it does not show.
         """
+        corrections = compare(self.compared_state(), rows, started_at, is_whole=is_whole)
+        return self.apply_corrections(corrections, started_at, is_whole=is_whole)
+
+    def apply_corrections(
+        self, corrections: Sequence[Correction], started_at: float, *, is_whole: bool = True
+    ) -> list[Change]:
+        """Take in what a comparison with the read that left at `started_at` has found.
+
+        A market that has changed since the view for it was taken is skipped, and another read wanted.
+        """
         changes: list[Change] = []
+        skipped: set[str] = set()
         with self._lock:
-            awaited = set(self._in_flight.values())
-            known = {*rows, *self._positions} if is_whole else set(rows)
             self._was_skipped = False
-            for ticker in known - awaited:
-                changed_at = self._changed_at.get(ticker)
-                if changed_at is not None and started_at - changed_at < READ_LAG_S:
-                    self._was_skipped = True
+            for correction in corrections:
+                ticker = correction.ticker
+                is_outdated = self._versions.get(ticker, 0) != correction.version
+                if is_outdated or correction.kind is CorrectionKind.SKIPPED:
+                    self._was_skipped |= is_outdated or correction.wants_read
+                    skipped.add(ticker)
                     continue
-                change = self._apply_row_locked(ticker, rows.get(ticker), started_at)
+                change = self._correct_locked(correction, started_at)
                 if change is not None:
                     changes.append(change)
             self._missing_since = {t: at for t, at in self._missing_since.items() if t in self._positions}
             if is_whole:
                 self._is_loaded = True
+                self._judged_before = {t: self._judged_before.get(t, self._last_read_at) for t in skipped}
                 self._last_read_at = started_at
+                self._forget_what_is_gone_locked(corrections, started_at)
+        self._hand_over()
         return changes
 
-    def _apply_row_locked(self, ticker: str, row: Position | None, started_at: float) -> Change | None:
+    def _correct_locked(self, correction: Correction, started_at: float) -> Change | None:
+        ticker, row = correction.ticker, correction.after
         before = self._positions.get(ticker)
-        if row is None:
-            since = self._missing_since.setdefault(ticker, started_at)
-            if started_at - since < AGREEMENT_S:
-                return None
-            del self._missing_since[ticker]
-            del self._positions[ticker]
-            return Change(ticker, before, None, "reconciled")
+        self._touch_locked(ticker)
+        if correction.kind is CorrectionKind.MISSING:
+            self._missing_since.setdefault(ticker, started_at)
+            return None
         self._missing_since.pop(ticker, None)
+        if row is None:
+            assert before is not None, "only what is held can be given up"
+            del self._positions[ticker]
+            self._record_position_locked(ticker, gone=before)
+            is_settled = correction.kind is CorrectionKind.SETTLED
+            return Change(ticker, before, None, "settled" if is_settled else "reconciled")
         if before is None or before.outcome_side is not row.outcome_side:
             self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
             # A read does not say since when; without a time no `exit_after_entry_s` would ever run out.
-            since = row.opened_at if row.opened_at is not None else self._clock.now()
-            row = replace(row, opened_at=since)
+            since = self._held_since_locked(ticker, row.outcome_side, is_read=True)
+            row = replace(row, opened_at=row.opened_at if row.opened_at is not None else since)
         else:
             row = replace(row, opened_at=before.opened_at)
         self._positions[ticker] = row
+        if row != before:
+            self._record_position_locked(ticker)
         if before is not None and before.signed_count == row.signed_count:
             return None
-        return Change(ticker, before, self._positions[ticker], "reconciled")
+        return Change(ticker, before, row, "reconciled")
+
+    def _held_since_locked(self, ticker: str, side: OutcomeSide, *, is_read: bool) -> float:
+        """Since when a position that appears now is held: since before a restart, if it was then."""
+        remembered = self._remembered.pop(ticker, None)
+        if remembered is None or remembered.outcome_side is not side or remembered.opened_at is None:
+            return self._clock.now()
+        return remembered.opened_at if is_read or not self._is_loaded else self._clock.now()
+
+    def _forget_what_is_gone_locked(self, corrections: Sequence[Correction], started_at: float) -> None:
+        """What was held before a restart, and is not shown by two reads that agree, is gone."""
+        for ticker, record in list(self._remembered.items()):
+            if any(c.ticker == ticker for c in corrections):
+                continue
+            since = self._gone_since.setdefault(ticker, started_at)
+            if started_at - since >= AGREEMENT_S:
+                del self._remembered[ticker], self._gone_since[ticker]
+                self._outbox.append(replace(record, count=ZERO))
 
     def _set_locked(
         self, ticker: str, signed: Decimal, yes_price: Decimal, why: str, exchange_index: int | None
@@ -367,17 +522,21 @@ class Portfolio:
         before = self._positions.get(ticker)
         self._changed_at[ticker] = self._clock.monotonic()
         self._missing_since.pop(ticker, None)
+        self._touch_locked(ticker)
         held = before.signed_count if before is not None else ZERO
         if signed == held:
             return None
         if signed == 0:
+            assert before is not None, "the counts differ"
             del self._positions[ticker]
+            self._record_position_locked(ticker, gone=before)
             return Change(ticker, before, None, why)
         side = OutcomeSide.YES if signed > 0 else OutcomeSide.NO
         price = to_yes_leg(yes_price, side)
         if before is None or before.outcome_side is not side:
             self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
-            after = Position(ticker, side, abs(signed), price, exchange_index, self._clock.now())
+            since = self._held_since_locked(ticker, side, is_read=False)
+            after = Position(ticker, side, abs(signed), price, exchange_index, since)
         elif abs(signed) > before.count:
             added = abs(signed) - before.count
             cost = before.cost + added * price
@@ -385,56 +544,60 @@ class Portfolio:
         else:
             after = replace(before, count=abs(signed))
         self._positions[ticker] = after
+        self._record_position_locked(ticker)
         return Change(ticker, before, after, why)
 
-    # --- bookkeeping --------------------------------------------------------------------------------
+    # --- what is remembered -------------------------------------------------------------------------
 
-    def _book_money_locked(
-        self,
-        order: _OrderCount,
-        before: Position | None,
-        book_side: BookSide,
-        count: Decimal,
-        yes_value: Decimal,
-        fees: Decimal,
-    ) -> None:
-        """Book `count` contracts for `yes_value` dollars of the YES leg: their fees, and the gain of those
-        that reduce `before`."""
-        self._roll_day_locked()
-        order.value += yes_value
-        order.fees += fees
-        self._fees += fees
-        basis = order.basis = order.basis if order.basis is not None else before
-        if basis is None:
-            return
-        reduces = (book_side is BookSide.ASK) == (basis.outcome_side is OutcomeSide.YES)
-        if reduces:
-            closed = min(count, basis.count - order.closed)
-            order.closed += closed
-            price = to_yes_leg(yes_value / count, basis.outcome_side)
-            self._realized += closed * (price - basis.entry_price)
+    def _touch_locked(self, ticker: str) -> None:
+        self._versions[ticker] = self._versions.get(ticker, 0) + 1
 
-    def _roll_day_locked(self) -> None:
-        today = datetime.fromtimestamp(self._clock.now(), UTC).date().isoformat()
-        if today != self._day:
-            self._day, self._realized, self._fees = today, ZERO, ZERO
-
-    def _is_known_trade_locked(self, trade_id: str) -> bool:
-        if trade_id in self._trades:
-            return True
+    def _know_trade_locked(self, trade_id: str) -> None:
         self._trades[trade_id] = None
         if len(self._trades) > REMEMBERED_MAX:
             self._trades.popitem(last=False)
-        return False
 
-    def _order_locked(self, order_id: str) -> _OrderCount:
+    def _note_sent_locked(self, client_order_id: str) -> None:
+        self._sent[client_order_id] = None
+        if len(self._sent) > REMEMBERED_MAX:
+            self._sent.popitem(last=False)
+
+    def _order_locked(self, order_id: str) -> _Order:
         if order_id not in self._orders:
-            self._orders[order_id] = _OrderCount()
+            self._orders[order_id] = _Order()
             if len(self._orders) > REMEMBERED_MAX:
                 self._orders.popitem(last=False)
         return self._orders[order_id]
 
+    # --- the recorder -------------------------------------------------------------------------------
 
-def by_ticker(positions: Iterable[Position]) -> dict[str, Position]:
-    """Positions keyed by their ticker."""
-    return {p.ticker: p for p in positions}
+    def _record_position_locked(self, ticker: str, *, gone: Position | None = None) -> None:
+        position = gone if gone is not None else self._positions[ticker]
+        count = position.count if gone is None else ZERO
+        record = PositionRecord(
+            ticker, position.outcome_side, count, position.entry_price, position.opened_at
+        )
+        self._outbox.append(record)
+        if count:
+            self._last_held[ticker] = record
+
+    def _hand_over(self) -> None:
+        """Give the recorder what has been noted, one thread at a time so that nothing overtakes a newer
+        word; a thread that finds another at it leaves its notes to that one."""
+        batch = self._next_batch(is_first=True)
+        while batch:
+            try:
+                self._recorder.write(batch)
+            except BaseException:
+                with self._lock:
+                    self._is_handing_over = False
+                raise
+            batch = self._next_batch(is_first=False)
+
+    def _next_batch(self, *, is_first: bool) -> list[Record]:
+        with self._lock:
+            if is_first and self._is_handing_over:
+                return []
+            batch, self._outbox = self._outbox + self._books.take_records(), []
+            self._is_handing_over = bool(batch)
+            return batch

@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
-from base.app.account import Account, Adoption, MarketDirectory
+from base.app.account import LONG_OUTAGE_S, Account, Adoption, MarketDirectory
+from base.app.foreign_orders import INSTANCE_DOUBTED_S
 from base.errors import TransientError
 from base.execution.exits import ExitDesk, ExitOrder
 from base.kalshi.websocket_client import FeedState
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.log import FIELDS_ATTRIBUTE
 from base.model.events import Lifecycle, LifecycleKind, OrderUpdate, PositionUpdate
 from base.model.market import BookSide, Market, MarketStatus, OutcomeSide
-from base.model.order import OrderStatus
+from base.model.order import Order, OrderStatus
 from base.model.position import Fill, Position
 from base.model.rules import ExitReason, ExitRule
 from base.risk.price_needs import Refresh, Why
-from base.store.portfolio import HeldRead, Portfolio, by_ticker
+from base.store.portfolio import AGREEMENT_S, HeldRead, Portfolio
+from base.store.realized import Payout
 from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
 from tests.fakes.gateway import FakeExchange, Lost
+from tests.fakes.positions import by_ticker
 
 A, B = "KXA-26NOV22-T1", "KXB-26NOV22-T1"
+
+
+class NoHistory:
+    """An account of which nothing but resting orders is listed."""
+
+    def __init__(self) -> None:
+        self.resting: list[Order] = []
+
+    def read_fills(self, since_s: int | None = None, tickers: Sequence[str] = ()) -> list[Fill]:
+        return []
+
+    def read_settlements(self, since_s: int) -> list[Payout]:
+        return []
+
+    def read_resting(self) -> list[Order]:
+        return list(self.resting)
 
 
 class Rig:
@@ -36,6 +58,8 @@ class Rig:
         self.rows: Mapping[str, Position] | Exception = {}
         self.requests: list[Refresh] = []
         self.sweeps = 0
+        self.history = NoHistory()
+        self.journal: set[str] = set()
         self.account = Account(
             self.portfolio,
             self.directory,
@@ -44,12 +68,13 @@ class Rig:
             30.0,
             self.clock,
             is_paper=is_paper,
+            history=self.history,
         )
         self.exchange = FakeExchange(self.clock)
         self.desk = ExitDesk(
             self.exchange, self.portfolio, self.exchange.prices.get, self.account.service.wake, self.clock
         )
-        self.account.attach(self.desk, self._sweep_soon)
+        self.account.attach(self.desk, self._sweep_soon, self.journal.__contains__)
 
     def _read(self) -> HeldRead:
         if isinstance(self.rows, Exception):
@@ -245,3 +270,205 @@ def test_after_a_restart_our_own_positions_are_known_as_soon_as_the_exchange_ans
     adoption.remember()  # known: nobody is asked again
     assert adoption.is_known
     assert adoption.rule_of(A).protect
+
+
+# --- reads that correct -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "is_gone"),
+    [
+        (MarketStatus.DETERMINED, True),
+        (MarketStatus.FINALIZED, True),
+        (MarketStatus.AMENDED, True),
+        (MarketStatus.DISPUTED, False),
+        (MarketStatus.CLOSED, False),
+        (MarketStatus.ACTIVE, False),
+    ],
+)
+def test_one_read_is_enough_where_the_market_has_a_result(status: MarketStatus, is_gone: bool) -> None:
+    rig = Rig()
+    rig.reads(held())
+    rig.cache.apply_market(Market(A, status=status))
+    rig.clock.advance(60)
+    rig.reads()
+    assert (rig.portfolio.get(A) is None) is is_gone
+    rig.clock.advance(AGREEMENT_S)
+    rig.reads()
+    assert rig.portfolio.get(A) is None
+
+
+def test_a_corrected_position_has_its_fills_looked_for_and_a_known_one_has_not() -> None:
+    rig = Rig()
+    assert rig.account.books is not None
+    service = rig.account.books.service
+    rig.reads()
+    assert not service.is_wanted
+    rig.reads(held())
+    assert service.is_wanted
+
+
+@pytest.mark.parametrize(
+    ("down_s", "is_looked_for"), [(LONG_OUTAGE_S - 1, False), (LONG_OUTAGE_S, True)], ids=["short", "long"]
+)
+def test_after_a_long_outage_of_the_stream_missed_fills_are_looked_for(
+    down_s: float, is_looked_for: bool
+) -> None:
+    rig = Rig()
+    assert rig.account.books is not None
+    rig.account.feed_changed(FeedState.LIVE)
+    rig.account.feed_changed(FeedState.DOWN)
+    rig.clock.advance(down_s / 2)
+    rig.account.feed_changed(FeedState.CONNECTING)
+    rig.clock.advance(down_s / 2)
+    rig.account.feed_changed(FeedState.LIVE)
+    assert rig.account.books.service.is_wanted is is_looked_for
+
+
+def test_in_paper_mode_the_real_accounts_money_is_not_booked() -> None:
+    assert Rig(is_paper=True).account.books is None
+
+
+# --- orders of others -------------------------------------------------------------------------------
+
+EXIT_ID = "bs0123456789abcdef0123-4"
+ENTRY_ID = "backstop-entry-0123456789abcdef01234567"
+BY_HAND = "8c35ecb3-328f-4f52-8c7c-0f4b9862f8d1"
+
+
+def order_of(client_order_id: str, ticker: str = A, order_id: str = "o7") -> Order:
+    return Order(
+        order_id,
+        client_order_id,
+        ticker,
+        BookSide.BID,
+        OrderStatus.RESTING,
+        Decimal("0.40"),
+        Decimal(5),
+        Decimal(0),
+        Decimal(5),
+        Decimal(0),
+        Decimal(0),
+    )
+
+
+def update_of(client_order_id: str, status: OrderStatus = OrderStatus.EXECUTED) -> OrderUpdate:
+    zero = Decimal(0)
+    return OrderUpdate(
+        "o7", client_order_id, A, BookSide.BID, status, Decimal(5), zero, Decimal(5), zero, zero
+    )
+
+
+@pytest.mark.parametrize(
+    ("client_order_id", "is_another"),
+    [
+        (EXIT_ID, True),
+        (ENTRY_ID, True),
+        (BY_HAND, False),
+        ("", False),
+        ("bs-4", False),
+        ("bs0123456789abcdef0123", False),
+        (f"x{EXIT_ID}", False),
+    ],
+    ids=["exit", "entry", "by hand", "no id", "another program", "no attempt", "only contains it"],
+)
+@pytest.mark.parametrize("source", ["fill", "update", "resting"])
+def test_an_order_of_our_form_that_nobody_here_sent_is_another_instances(
+    client_order_id: str, is_another: bool, source: str
+) -> None:
+    rig = Rig()
+    rig.reads()
+    if source == "fill":
+        rig.account.fill(replace(fill(), client_order_id=client_order_id))
+    elif source == "update":
+        rig.account.order_update(update_of(client_order_id))
+    else:
+        rig.history.resting.append(order_of(client_order_id))
+        assert rig.account.books is not None
+        rig.account.books.run_once()
+    assert bool(rig.account.doubts()) is is_another
+    rig.clock.advance(INSTANCE_DOUBTED_S + 1)
+    rig.reads(held())
+    assert rig.account.doubts() == []
+
+
+@pytest.mark.parametrize("known_by", ["portfolio", "journal"])
+def test_an_order_that_left_here_is_nobody_elses(known_by: str) -> None:
+    rig = Rig()
+    rig.reads()
+    if known_by == "portfolio":
+        rig.portfolio.order_left(A, EXIT_ID)
+        rig.portfolio.order_settled(EXIT_ID)
+    else:
+        rig.journal.add(EXIT_ID)
+    rig.account.fill(replace(fill(), client_order_id=EXIT_ID))
+    rig.account.order_update(update_of(EXIT_ID))
+    assert rig.account.doubts() == []
+
+
+def test_in_paper_mode_the_real_accounts_orders_are_nobodys_business() -> None:
+    rig = Rig(is_paper=True)
+    rig.reads()
+    rig.account.order_update(update_of(EXIT_ID))
+    assert rig.account.doubts() == []
+
+
+class Events(logging.Handler):
+    """Counts logged events by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = getattr(record, FIELDS_ATTRIBUTE, {})
+        name = str(fields.get("event"))
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    handler = Events()
+    watched = logging.getLogger("base.app.foreign_orders")
+    watched.addHandler(handler)
+    before = watched.level
+    watched.setLevel(logging.INFO)
+    yield handler
+    watched.setLevel(before)
+    watched.removeHandler(handler)
+
+
+def test_trades_by_hand_are_told_where_they_concern_what_is_held(events: Events) -> None:
+    rig = Rig()
+    rig.reads(held())
+    by_hand = replace(fill("10", "0", BookSide.ASK), client_order_id=BY_HAND)
+    rig.account.fill(by_hand)
+    rig.account.fill(replace(by_hand, trade_id="t2", ticker=B, post_position=Decimal(0)))
+    assert events.counts == {"foreign_fill": 1}
+
+
+def test_another_instance_is_told_once_a_minute(events: Events) -> None:
+    rig = Rig()
+    for _ in range(5):
+        rig.account.order_update(update_of(EXIT_ID))
+    assert events.counts == {"foreign_instance": 1}
+    rig.clock.advance(60)
+    rig.account.order_update(update_of(EXIT_ID))
+    assert events.counts == {"foreign_instance": 2}
+
+
+def test_resting_orders_are_told_once_where_something_is_held(events: Events) -> None:
+    rig = Rig()
+    rig.reads(held())
+    rig.portfolio.order_left(A, EXIT_ID)
+    rig.history.resting = [
+        order_of(BY_HAND),
+        order_of(BY_HAND, B, "o8"),
+        order_of(EXIT_ID, A, "o9"),
+    ]
+    assert rig.account.books is not None
+    for _ in range(2):
+        rig.account.books.run_once()
+        rig.account.order_update(update_of(BY_HAND, OrderStatus.RESTING))
+        rig.clock.advance(601)
+    assert events.counts == {"foreign_order_resting": 1, "own_order_resting": 2}

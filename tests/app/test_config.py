@@ -85,6 +85,7 @@ class TestDefaults:
         assert (config.ui_host, config.ui_port, config.ui_token) == ("127.0.0.1", 8787, "")
         assert (config.log_level, config.log_format, config.log_file) == ("INFO", LogFormat.TEXT, None)
         assert config.exit_floor_dollars == Decimal("0.01")
+        assert config.exit_steps_through == (2, 4, 8, 16)
         assert config.alert_urls == ()
         assert config.warnings == ()
 
@@ -214,7 +215,16 @@ def test_unreadable_file_is_refused(content: bytes | None, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["KALSHI_KEY", "STOP_LOSS_PERCENT", "UI_PROT", "UI_THEME", "LOG_LEVE", "MAX_ORDER_COST", "STATE_DIRR"],
+    [
+        "KALSHI_KEY",
+        "EXIT_STEPS_DOWN",
+        "STOP_LOSS_PERCENT",
+        "UI_PROT",
+        "UI_THEME",
+        "LOG_LEVE",
+        "MAX_ORDER_COST",
+        "STATE_DIRR",
+    ],
 )
 def test_unknown_name_of_ours_in_the_environment_is_an_error(name: str, tmp_path: Path) -> None:
     (found,) = problems({name: "c2VjcmV0"}, tmp_path)
@@ -232,6 +242,7 @@ def test_unknown_name_of_ours_in_the_environment_is_an_error(name: str, tmp_path
         "FEED_TITLE",
         "PATH",
         "EXIT_CODE",
+        "EXIT_STATUS",
         "LIVE_RELOAD",
     ],
 )
@@ -268,6 +279,7 @@ NUMBERS = [
         "MAX_TOTAL_EXPOSURE_DOLLARS": ("-1",),
         "MAX_DAILY_LOSS_DOLLARS": ("-1",),
         "EXIT_FLOOR_DOLLARS": ("1", "-0.01", "0.00001"),
+        "EXIT_STEPS_THROUGH": ("2;4", "2,,4", "-1", "1.5", "2,100", "4,2", "2,2", "1,2,3,4,5,6,7,8,9", "٢,٤"),
         "UI_PORT": ("-1", "65536", "80.5", "http"),
     }.items()
     for value in bad
@@ -292,6 +304,8 @@ NUMBERS = [
         BadValue("a host with a port", {"UI_HOST": "http://127.0.0.1:80"}, "UI_HOST"),
         BadValue("a token with a space", {"UI_TOKEN": "hunter 22"}, "UI_TOKEN", hides="hunter"),
         BadValue("an alert that is no URL", {"ALERT_URLS": "bob@example.org"}, "ALERT_URLS", hides="bob"),
+        BadValue("steps that do not grow", {"EXIT_STEPS_THROUGH": "8,4"}, "EXIT_STEPS_THROUGH",
+                 says="larger than the last"),
         BadValue("rules that are not there", {"RULES_FILE": "none.toml"}, "RULES_FILE"),
         BadValue("state where a file is", {"STATE_DIR": "key.pem"}, "STATE_DIR"),
         BadValue("a log where a directory is", {"LOG_FILE": "."}, "LOG_FILE"),
@@ -403,6 +417,18 @@ def test_live_in_production_must_be_armed(demo: dict[str, str], tmp_path: Path) 
     armed = load_config(live | {"LIVE_ARMED": "yes"}, tmp_path)
     assert armed.effective_trading_mode is TradingMode.LIVE
     assert load_config(live | {"KALSHI_ENV": "demo"}, tmp_path).effective_trading_mode is TradingMode.LIVE
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("0", (0,)), ("0, 1 ,99", (0, 1, 99)), ("1,2,3,4,5,6,7,8", (1, 2, 3, 4, 5, 6, 7, 8)), ("02,4", (2, 4))],
+    ids=["at the bid and no deeper", "with spaces", "eight of them", "with a leading zero"],
+)
+def test_steps_of_an_exit(text: str, steps: tuple[int, ...], tmp_path: Path) -> None:
+    config = load_config({"EXIT_STEPS_THROUGH": text}, tmp_path)
+    assert config.exit_steps_through == steps
+    shown = ",".join(map(str, steps))
+    assert f"EXIT_STEPS_THROUGH={shown} (environment)" in describe(config)
 
 
 def test_a_short_longest_delay_shortens_the_default_first_one(tmp_path: Path) -> None:

@@ -24,10 +24,11 @@ from base.model.market import (
 from base.model.order import TimeInForce, to_yes_leg
 from base.risk.limits import Limits
 from base.risk.trading_state import TradingState
-from base.store.portfolio import Portfolio, by_ticker
+from base.store.portfolio import Portfolio
 from base.strategy.interface import OrderIntent
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import FakeExchange, Fill, Lost, NotSent, Reject, Step
+from tests.fakes.positions import by_ticker
 
 T, OTHER = "KXA-26NOV22-T1", "KXB-26NOV22-T1"
 YES, NO = OutcomeSide.YES, OutcomeSide.NO

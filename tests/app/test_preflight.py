@@ -28,6 +28,7 @@ from base.kalshi.rate_limit import AccountLimits, Quota
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
 from base.model.market import Market, MarketStatus, PriceSource, Quote
+from base.model.schedule import ExchangeSchedule
 from tests.fakes.clock import FakeClock
 
 T = TypeVar("T")
@@ -55,6 +56,10 @@ def keys(*scopes: str, key_id: str = KEY_ID, expires_at: int | None = None) -> A
     return ApiKeys((ApiKey(key_id, "bot", scopes, None),), expires_at)
 
 
+def window(start_in_s: float, end_in_s: float) -> ExchangeSchedule:
+    return ExchangeSchedule((), ((NOW + start_in_s, NOW + end_in_s),))
+
+
 @dataclass
 class FakeExchange:
     """Answers with what it holds; an exception in a field is raised instead."""
@@ -69,6 +74,7 @@ class FakeExchange:
     api_keys: ApiKeys | Exception = field(default_factory=lambda: keys("read", "write::trade"))
     positions: list[PositionRow] | Exception = field(default_factory=list)
     markets: list[MarketSnapshot] | Exception = field(default_factory=lambda: [snapshot()])
+    schedule: ExchangeSchedule | Exception = field(default_factory=ExchangeSchedule)
     date_offset_s: float | None = 0.0
     asked: list[str] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -97,6 +103,9 @@ class FakeExchange:
 
     def get_markets(self, tickers: Sequence[str]) -> list[MarketSnapshot]:
         return self._answer("markets", self.markets)
+
+    def get_exchange_schedule(self) -> ExchangeSchedule:
+        return self._answer("schedule", self.schedule)
 
     def _answer(self, name: str, value: T | Exception) -> T:
         self.asked.append(name)
@@ -159,7 +168,7 @@ def test_all_well(check: Callable[..., tuple[int, list[tuple[str, str]]]]) -> No
     code, lines = check(exchange)
     assert code == 0
     assert {verdict for verdict, _ in lines} == {"OK"}
-    assert exchange.asked == ["status", "balance", "limits", "api_keys", "positions", "markets"]
+    assert exchange.asked == ["status", "balance", "limits", "api_keys", "positions", "markets", "schedule"]
     assert "98.02 dollars" in about(lines, "credentials")[1]
     assert "tier basic, 200 read and 100 write" in about(lines, "account limits")[1]
     held = about(lines, MARKET)[1]
@@ -190,6 +199,7 @@ def test_embedded_sandbox_is_started_checked_and_stopped(environ: dict[str, str]
     assert code == 0
     assert {verdict for verdict, _ in lines} == {"OK"}
     assert exchange.seen[0][0] == "http://127.0.0.1:1/trade-api/v2"
+    assert about(lines, "trading pauses")[1] == "trading pauses: none announced"
     assert stopped.is_set()
 
 
@@ -277,6 +287,22 @@ class Case:
         Case("a settled market",
              lambda: FakeExchange(positions=[row()], markets=[snapshot("0", status=MarketStatus.DETERMINED)]),
              MARKET, "OK", "settlement"),
+        Case("a pause days ahead", lambda: FakeExchange(positions=[row()]), "trading pauses", "OK",
+             "Thu 03:00 ET in 2 d 16 h: 1 position cannot be sold until Thu 05:00 ET"),
+        Case("a pause within a day", lambda: FakeExchange(positions=[row(), row(ticker="KXB")],
+                                                          schedule=window(11_520, 20_000)),
+             "trading pauses", "WARN", "in 3 h 12 min: 2 positions cannot be sold until"),
+        Case("a pause under way", lambda: FakeExchange(positions=[row()], schedule=window(-60, 60)),
+             "trading is paused", "WARN", "1 position"),
+        Case("a pause that touches nobody", lambda: FakeExchange(schedule=window(3_600, 7_200)),
+             "trading pauses", "OK", "in 1 h 0 min, until"),
+        Case("a pause and a position that waits for settlement",
+             lambda: FakeExchange(positions=[row()], schedule=window(3_600, 7_200),
+                                  markets=[snapshot("0", status=MarketStatus.DETERMINED)]),
+             "trading pauses", "OK", "in 1 h 0 min, until"),
+        Case("a schedule that cannot be read",
+             lambda: FakeExchange(positions=[row()], schedule=TransientError("503")), "trading pauses", "OK",
+             "not known: 503"),
         Case("positions of others left alone", lambda: FakeExchange(positions=[row()]),
              "positions: those", "WARN", "ADOPT_POSITIONS", settings={"ADOPT_POSITIONS": "no"}),
     ],

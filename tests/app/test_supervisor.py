@@ -49,6 +49,7 @@ class Rig:
         self.signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self.looks = 0
         self.blocked = False
+        self.is_journal_ok = True
         self.supervisor = Supervisor(
             [t.watched() for t in threads],
             self.signals,
@@ -61,6 +62,7 @@ class Rig:
             self.clock,
             leave=lambda code: None,
             entries_blocked=lambda: self.blocked,
+            journal_ok=lambda: self.is_journal_ok,
         )
 
     def _enforce(self) -> None:
@@ -218,6 +220,17 @@ def test_the_state_follows_what_is_true() -> None:
     rig.clock.advance(86_400)
     rig.tick()
     assert rig.state is TradingState.ACTIVE, "the next trading day"
+
+
+def test_while_the_journal_cannot_be_written_nothing_is_opened() -> None:
+    rig = Rig()
+    rig.portfolio.apply_read({}, rig.clock.monotonic())
+    rig.is_journal_ok = False
+    rig.tick()
+    assert rig.state is TradingState.REDUCING
+    rig.is_journal_ok = True
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
 
 
 # --- the way out ------------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Tick-to-order latency beside a raw-socket echo floor, and message throughput, in one run on loopback.
 
-    .venv/bin/python -m tests.benchmarks.latency [--samples 300] [--messages 200000]
+    .venv/bin/python -m tests.benchmarks.latency [--samples 300] [--messages 200000] [--journal DIRECTORY]
 
 Latency is from the ticker frame that crosses the stop leaving the exchange's process to the first bytes
 of the order arriving there, through the real stream client, cache, checker, exit desk and order
-connection. Times differ from machine to machine; the ratios are what to compare.
+connection; with `--journal` each order is written to a journal on that directory's disk before it leaves,
+without it the durable write is left out. Times differ from machine to machine; the ratios are what to
+compare.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -33,9 +36,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from base.app.live_gateway import LiveGateway
 from base.clock import SystemClock
 from base.execution.exits import ExitDesk
-from base.execution.gateway import FoundOrder, PriceView
+from base.execution.gateway import OrderLookup, PriceView
 from base.kalshi.order_connection import OrderConnection
 from base.kalshi.rate_limit import Quota, RateLimiter, RequestStats
+from base.kalshi.rest_client import RestClient
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import load_signer
 from base.kalshi.websocket_client import FeedSettings, FeedState, WebsocketClient
@@ -45,7 +49,9 @@ from base.model.market import Market, MarketStatus, OutcomeSide
 from base.model.position import Fill, Position
 from base.model.rules import ExitRule
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
+from base.store.journal import Journal
 from base.store.portfolio import Portfolio
+from base.store.records import NoRecorder, Recorder
 
 QUIET = [f"KXLOAD-{i:04}" for i in range(100)]
 
@@ -104,7 +110,7 @@ class Machine:
         self.feed.join(2.0)
 
 
-def build(port: int, key: Path, held: list[str]) -> Machine:
+def build(port: int, key: Path, held: list[str], recorder: Recorder) -> Machine:
     clock = SystemClock()
     signer = load_signer("bench-key", key)
     server_clock = ServerClock(clock)
@@ -139,14 +145,15 @@ def build(port: int, key: Path, held: list[str]) -> Machine:
 
         def __init__(self) -> None:
             self._clock = clock
+            self._rest = RestClient(rest_url, signer, clock, server_clock, limiter, stats=stats)
             self._open_connection = lambda: OrderConnection(
                 rest_url, signer, server_clock, clock, limiter, stats=stats
             )
 
-        def find_order(self, ticker: str, client_order_id: str) -> FoundOrder | None:
+        def find_orders(self, client_order_ids: Mapping[str, str], since: float) -> OrderLookup:
             raise AssertionError("an answer was lost on loopback")
 
-    desk = ExitDesk(BenchGateway(), portfolio, view, lambda: None, clock)
+    desk = ExitDesk(BenchGateway(), portfolio, view, lambda: None, clock, recorder=recorder)
     rule = ExitRule(stop_loss_pct=Decimal(25))
     checker = StopLossChecker(
         CheckerSettings(2.0, 3600.0, Decimal("0.01")),
@@ -158,6 +165,7 @@ def build(port: int, key: Path, held: list[str]) -> Machine:
         lambda refresh: None,
         lambda: None,
         clock,
+        recorder,
     )
     feed.set_required([*held, *QUIET], held)
     desk.start()
@@ -247,6 +255,7 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--journal", type=Path, help="directory on the disk to write to")
     options = parser.parse_args()
     sys.setswitchinterval(0.0005)  # as the daemon does
     with tempfile.TemporaryDirectory() as directory:
@@ -258,18 +267,37 @@ def main() -> None:
         key.write_bytes(pem)
         stub = Stub()
         try:
-            run(stub, key, options.samples, options.messages)
+            with recording(options.journal) as recorder:
+                run(stub, key, options.samples, options.messages, recorder)
         finally:
             stub.close()
 
 
-def run(stub: Stub, key: Path, samples: int, messages: int) -> None:
+@contextmanager
+def recording(directory: Path | None) -> Iterator[Recorder]:
+    """A journal in `directory`, or none."""
+    if directory is None:
+        yield NoRecorder()
+        return
+    path = directory / "benchmark-journal.sqlite"
+    journal = Journal.open(path, SystemClock(), account="benchmark", fresh=True)
+    journal.start()
+    try:
+        yield journal
+    finally:
+        journal.stop()
+        journal.join(2.0)
+        for file in directory.glob("benchmark-journal.sqlite*"):
+            file.unlink()
+
+
+def run(stub: Stub, key: Path, samples: int, messages: int, recorder: Recorder) -> None:
     rates = (0, 2_000, 10_000)
     held = [[f"KXHELD{r}-{i:04}" for i in range(samples)] for r in rates]
     everything = [t for group in held for t in group]
     floor = percentiles(measure_floor(stub, samples))
     print(f"raw-socket floor            p50 {floor[0]:.3f} ms  p90 {floor[1]:.3f}  p99 {floor[2]:.3f}")
-    machine = build(stub.port, key, everything)
+    machine = build(stub.port, key, everything, recorder)
     gc.collect()
     gc.freeze()
     for rate, group in zip(rates, held, strict=True):

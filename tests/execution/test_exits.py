@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -17,7 +18,8 @@ from base.model.market import BookSide, MarketStatus
 from base.model.order import OrderAck, OrderRequest, OrderStatus
 from base.model.position import Fill as AccountFill
 from base.model.rules import ExitReason
-from base.store.portfolio import Portfolio
+from base.store.portfolio import READ_LAG_S, Portfolio
+from base.store.records import AttemptRecord, EpisodeRecord, Record, Remembered
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import (
     Crash,
@@ -36,28 +38,72 @@ OTHER = "KXBTCD-26NOV22-T95000"
 PAUSED = Reject(409, "trading_is_paused")
 
 
+class Notebook:
+    """A journal in memory. `seen` is how many orders the exchange had when each order was written down."""
+
+    def __init__(self, exchange: FakeExchange) -> None:
+        self._exchange = exchange
+        self.rows: dict[tuple[type, str], EpisodeRecord | AttemptRecord] = {}
+        self.seen: dict[str, int] = {}
+        self.works = True
+
+    def write(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if isinstance(record, EpisodeRecord | AttemptRecord):
+                self.rows[type(record), record.key] = record
+
+    def commit(self, records: Iterable[Record]) -> bool:
+        records = list(records)
+        for record in records:
+            if isinstance(record, AttemptRecord):
+                self.seen.setdefault(record.client_order_id, len(self._exchange.requests))
+        if self.works:
+            self.write(records)
+        return self.works
+
+    def remembered(self) -> Remembered:
+        episodes = [r for r in self.rows.values() if isinstance(r, EpisodeRecord) and r.state != "closed"]
+        return Remembered(
+            episodes=tuple(episodes),
+            attempts=tuple(r for r in self.rows.values() if isinstance(r, AttemptRecord)),
+        )
+
+
 class Rig:
     """A desk without threads, its exchange, and a driver that lets time pass."""
 
     def __init__(self, *, caps: bool = False) -> None:
         self.clock = FakeClock()
         self.exchange = FakeExchange(self.clock, caps=caps)
-        self.portfolio = Portfolio(self.clock)
         self.reads_wanted = 0
         self.is_reading = True
-        ids = iter(range(1, 10_000))
-        self.desk = ExitDesk(
+        self._ids = iter(range(1, 10_000))
+        self.notebook = Notebook(self.exchange)
+        self.portfolio = Portfolio(self.clock)
+        self.desk = self._new_desk()
+        self.sender = FakeSender(self.exchange)
+        self._wanted = False
+        self._last_read = self.clock.monotonic()
+
+    def _new_desk(self) -> ExitDesk:
+        return ExitDesk(
             self.exchange,
             self.portfolio,
             self.exchange.prices.get,
             self._want_read,
             self.clock,
             workers=1,
-            new_id=lambda: f"e{next(ids)}",
+            new_id=lambda: f"e{next(self._ids)}",
+            recorder=self.notebook,
         )
-        self.sender = FakeSender(self.exchange)
-        self._wanted = False
-        self._last_read = self.clock.monotonic()
+
+    def restart(self, away_s: float = 2.0) -> None:
+        """The program is killed here and starts again: all it knows is what was written down."""
+        self.clock.advance(away_s)
+        self.portfolio = Portfolio(self.clock)
+        self.desk = self._new_desk()
+        self.desk.resume(self.notebook.remembered())
+        self._wanted = True
 
     def _want_read(self) -> None:
         self.reads_wanted += 1
@@ -132,8 +178,8 @@ CASES = [
     Case("request lost, the resend meets a pause", (Lost(acted=False), PAUSED), 3, 1),
     Case("request lost, the resend is refused", (Lost(acted=False), Reject(400, "invalid_order")), 3, 1),
     Case("the program breaks on the answer", (Crash(),), 1, 1),
-    Case("rate limited", (RateLimited(), RateLimited()), 3, 3),
-    Case("not sent", (NotSent(),), 2, 2),
+    Case("rate limited: it did not act, and keeps its id", (RateLimited(), RateLimited()), 3, 1),
+    Case("not sent: its id is as good as new", (NotSent(),), 2, 1),
     Case("paused", (PAUSED,), 2, 2),
     Case("exchange paused", (Reject(409, "exchange_is_paused"),), 2, 2),
     Case("off the grid", (Reject(400, "invalid_price"),), 2, 2),
@@ -504,6 +550,275 @@ def test_an_idle_worker_keeps_its_connection_ready() -> None:
     assert rig.exchange.prepared == 1
 
 
+# --- written down, and taken up again -----------------------------------------------------------------
+
+
+def test_every_order_is_written_down_before_it_leaves() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].extend([Fill("3"), Lost(acted=False), Fill("2")])
+    rig.trigger()
+    rig.drive(60)
+    assert rig.exchange.held[T] == 0
+    sent = [r.client_order_id for r in rig.orders]
+    assert set(rig.notebook.seen) == set(sent)
+    for client_order_id, seen in rig.notebook.seen.items():
+        assert seen == sent.index(client_order_id), "no more orders had left than those before it"
+
+
+def test_an_exit_goes_out_from_memory_when_the_disk_fails() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.notebook.works = False
+    rig.trigger()
+    rig.drive(5)
+    assert rig.exchange.held[T] == 0
+    assert len(rig.orders) == 1
+
+
+class Killed(BaseException):
+    """The program is killed at this very point."""
+
+
+class DyingSender(FakeSender):
+    """Dies before the order leaves, or with the answer on its way back."""
+
+    def __init__(self, exchange: FakeExchange, *, acts: bool) -> None:
+        super().__init__(exchange)
+        self._acts = acts
+
+    def create_order(self, request: OrderRequest) -> OrderAck:
+        if self._acts:
+            super().create_order(request)
+        raise Killed
+
+
+@dataclass(frozen=True)
+class KillCase:
+    name: str
+    acts: bool
+    script: tuple[Step, ...] = ()
+    bid_after: str = "0.40"
+    orders: int = 1
+
+
+KILLS = [
+    KillCase("written down, never sent", acts=False),
+    KillCase("sent and filled, answer lost with the program", acts=True),
+    KillCase("a part filled, then killed", acts=True, script=(Fill("1"),), orders=2),
+    KillCase("nothing filled, then killed", acts=True, script=(Fill("0"),), orders=2),
+    KillCase("the price has recovered meanwhile: triggered is triggered", acts=False, bid_after="0.90"),
+]
+
+
+@pytest.mark.parametrize("signed", ["10", "-2.55"], ids=["yes", "no"])
+@pytest.mark.parametrize("case", KILLS, ids=lambda c: c.name)
+def test_killed_and_started_again_it_sells_what_was_held_once(case: KillCase, signed: str) -> None:
+    rig = Rig()
+    rig.hold(T, signed)
+    rig.exchange.script[T].extend(case.script)
+    rig.trigger()
+    with pytest.raises(Killed):
+        rig.desk.run_once(DyingSender(rig.exchange, acts=case.acts))
+    rig.restart()
+    bid = case.bid_after if not signed.startswith("-") else "0.40"
+    rig.exchange.prices.set(T, bid)
+    rig.drive(60)
+    assert rig.exchange.held[T] == 0
+    assert len(rig.orders) == case.orders
+    assert_one_id_at_a_time(rig)
+    assert not rig.desk.is_active(T)
+    assert rig.view().filled == abs(Decimal(signed))
+
+
+def test_nothing_is_sent_after_a_restart_before_the_position_has_been_read() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.restart()
+    rig.is_reading = False
+    rig.drive(30)
+    assert len(rig.orders) == 1
+    assert rig.desk.is_active(T), "it waits, and is not taken for flat"
+    rig.is_reading = True
+    rig.drive(10)
+    assert rig.exchange.held[T] == 0
+
+
+def test_one_read_after_a_restart_that_does_not_show_the_position_ends_no_exit() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.restart()
+    rig.is_reading = False
+    rig.portfolio.apply_read({}, rig.clock.monotonic() + READ_LAG_S)
+    rig.drive(6)
+    assert rig.desk.is_active(T)
+    rig.is_reading = True
+    rig.drive(20)
+    assert rig.exchange.held[T] == 0
+
+
+@pytest.mark.parametrize("signed", ["0", "-4"], ids=["sold by hand", "flipped by hand"])
+def test_traded_away_while_nobody_watched_it_sells_nothing(signed: str) -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.exchange.holds(T, signed)
+    rig.restart()
+    rig.drive(30)
+    assert len(rig.orders) == 1
+    assert rig.exchange.held[T] == Decimal(signed)
+    assert rig.view().state == "closed"
+
+
+def test_bought_anew_while_nobody_watched_the_rules_judge_it_afresh() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.restart()
+    rig.is_reading = False
+    rig.clock.advance(READ_LAG_S + 0.1)
+    bought = {t: replace(p, entry_price=Decimal("0.30")) for t, p in rig.exchange.positions().items()}
+    rig.portfolio.apply_read(bought, rig.clock.monotonic())
+    rig.drive(10)
+    assert len(rig.orders) == 1
+    assert rig.view().why == "position_changed"
+
+
+# --- how much, and in which order -----------------------------------------------------------------------
+
+
+def test_what_is_bought_by_hand_during_an_exit_is_left_to_the_rules() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.exchange.holds(T, "25")
+    rig.read()
+    rig.drive(10)
+    assert rig.exchange.held[T] == Decimal(15)
+    assert rig.view().filled == Decimal(10)
+    assert not rig.desk.is_active(T)
+
+
+def crash_many(rig: Rig, counts: dict[str, str]) -> None:
+    for ticker, count in counts.items():
+        rig.hold(ticker, count)
+    rig.desk.trigger_all(order_for(t) for t in counts)
+
+
+COUNTS_OF_MANY = {f"KXMANY-{i}": str(i) for i in range(1, 31)}
+
+
+@pytest.mark.parametrize("batch_max", [1, 10], ids=["one by one", "in batches"])
+def test_with_a_small_budget_the_largest_loss_goes_first_and_none_is_lost(batch_max: int) -> None:
+    rig = Rig()
+    rig.exchange.batch_max = batch_max
+    rig.exchange.budget = 10
+    crash_many(rig, COUNTS_OF_MANY)
+    for _ in range(2_000):
+        if not rig.desk.run_once(rig.sender):
+            rig.clock.advance(0.02)
+            rig.exchange.budget += 0.2
+    assert [r.count for r in rig.orders] == sorted((r.count for r in rig.orders), reverse=True)
+    assert len(rig.orders) == 30
+    assert all(held == 0 for held in rig.exchange.held.values())
+    assert (max(rig.exchange.batches, default=1) > 1) is (batch_max > 1)
+
+
+def test_losses_in_dollars_decide_not_contracts() -> None:
+    rig = Rig()
+    rig.hold(T, "100")
+    rig.hold(OTHER, "20")
+    cheap = replace(rig.exchange.positions()[T], entry_price=Decimal("0.41"))
+    dear = replace(rig.exchange.positions()[OTHER], entry_price=Decimal("0.95"))
+    rig.portfolio.apply_read({T: cheap, OTHER: dear}, rig.clock.monotonic())
+    rig.desk.trigger_all([order_for(T), order_for(OTHER)])
+    rig.desk.run_once(rig.sender)
+    assert rig.orders[0].ticker == OTHER
+
+
+def test_each_order_of_a_batch_has_its_own_fate() -> None:
+    rig = Rig()
+    rig.exchange.batch_max = 10
+    tickers = [f"KXMANY-{i}" for i in range(5)]
+    steps: list[Step] = [Fill(), Lost(), Lost(acted=False), Reject(400, "invalid_price"), Fill("0")]
+    for ticker, step in zip(tickers, steps, strict=True):
+        rig.exchange.script[ticker].append(step)
+    crash_many(rig, dict.fromkeys(tickers, "10"))
+    rig.drive(60)
+    assert rig.exchange.batches[0] == 5
+    assert all(rig.exchange.held[t] == 0 for t in tickers)
+    ids = [r.client_order_id for r in rig.orders]
+    assert len(ids) == len(set(ids)) + 1, "only the one that was never seen was sent again"
+
+
+def test_lost_orders_are_looked_up_with_one_read_for_all() -> None:
+    rig = Rig()
+    tickers = [f"KXMANY-{i}" for i in range(20)]
+    for ticker in tickers:
+        rig.exchange.script[ticker].append(Lost(shown_after_reads=3))
+    crash_many(rig, dict.fromkeys(tickers, "10"))
+    rig.drive(30)
+    assert all(rig.exchange.held[t] == 0 for t in tickers)
+    assert rig.exchange.finds <= 20, "not twenty times as many"
+    assert len(rig.exchange.sought[-1]) > 1
+
+
+def test_many_paused_markets_are_probed_with_one_read() -> None:
+    rig = Rig()
+    tickers = [f"KXMANY-{i}" for i in range(20)]
+    for ticker in tickers:
+        rig.exchange.script[ticker].append(PAUSED)
+    rig.exchange.is_active = False
+    crash_many(rig, dict.fromkeys(tickers, "10"))
+    rig.drive(1.0)
+    rig.exchange.refreshes.clear()
+    rig.drive(20)
+    assert len(rig.exchange.refreshes) <= 14
+    rig.exchange.is_active = True
+    rig.drive(5)
+    assert all(rig.exchange.held[t] == 0 for t in tickers)
+
+
+def test_with_a_dead_key_one_exit_asks_for_all() -> None:
+    rig = Rig()
+    tickers = [f"KXMANY-{i}" for i in range(20)]
+    for ticker in tickers:
+        rig.exchange.script[ticker].extend([Reject(401, "authentication_error")] * 3)
+    crash_many(rig, dict.fromkeys(tickers, "10"))
+    rig.drive(30)
+    asked = len(rig.orders)
+    assert asked <= 12
+    for ticker in tickers:
+        rig.exchange.script[ticker].clear()
+    rig.drive(40)
+    assert all(rig.exchange.held[t] == 0 for t in tickers)
+
+
+def test_a_take_profit_whose_price_has_gone_gives_way_to_the_rules() -> None:
+    rig = Rig()
+    rig.hold(T, "10", bid="0.90")
+    rig.exchange.script[T].append(Fill("4"))
+    rig.desk.trigger(ExitOrder(T, ExitReason.TAKE_PROFIT, Decimal("0.90"), Decimal("0.90"), Decimal("0.01")))
+    rig.desk.run_once(rig.sender)
+    rig.exchange.prices.set(T, "0.50")
+    rig.drive(10)
+    assert rig.exchange.held[T] == Decimal(6)
+    assert rig.view().why == "price_left"
+    assert rig.trigger(), "a stop may have it now"
+
+
 # --- with threads -----------------------------------------------------------------------------------
 
 
@@ -706,13 +1021,14 @@ def test_a_trigger_that_overtakes_the_end_of_its_own_exit_starts_no_second_one()
     ids = iter(("first", "second"))
 
     def new_id() -> str:
-        """Asked between the look at the position and the start: the second time the first exit ends here."""
-        if desk.is_active(T):
+        """Asked between the look at the position and the start: another trigger's whole exit fits in."""
+        own = next(ids)
+        if own == "first":
+            assert trigger(desk)
             assert desk.run_once(exchange.open_sender())
-        return next(ids)
+        return own
 
     desk = ExitDesk(exchange, portfolio, exchange.prices.get, lambda: None, clock, new_id=new_id)
-    assert trigger(desk)
     assert not trigger(desk)
-    assert [view.id for view in desk.views()] == ["first"]
+    assert [view.id for view in desk.views()] == ["second"]
     assert exchange.held[T] == 0

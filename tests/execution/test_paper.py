@@ -63,9 +63,33 @@ def test_an_exit_fills_at_the_displayed_price_and_is_taken_off_the_real_position
     assert (ack.fill_count, ack.average_fill_price) == (Decimal(10), Decimal(at))
     assert ack.fees == taker_fee(Decimal(10), Decimal(at))
     assert rig.sees(real("10", side)) == 0
-    found = rig.gateway.find_order(T, "c1")
-    assert found is not None
-    assert found.fill_count == 10
+    lookup = rig.gateway.find_orders({"c1": T, "c2": T}, since=rig.clock.now() - 1)
+    assert {name: order.fill_count for name, order in lookup.found.items()} == {"c1": 10}
+    assert lookup.as_of == rig.clock.now()
+
+
+def test_orders_together_each_have_their_own_answer() -> None:
+    rig = Rig(real("10"))
+    requests = [
+        OrderRequest(T, name, BookSide.ASK, Decimal(count), Decimal("0.38"), tif, reduce_only=True)
+        for name, count, tif in (
+            ("a", "4", TimeInForce.IMMEDIATE_OR_CANCEL),
+            ("b", "4", TimeInForce.FILL_OR_KILL),
+            ("c", "9", TimeInForce.IMMEDIATE_OR_CANCEL),
+        )
+    ]
+    first, second, third = rig.sender.create_orders(requests)
+    assert isinstance(first, OrderAck)
+    assert isinstance(second, OrderRejected)
+    assert isinstance(third, OrderAck)
+    assert (first.fill_count, third.fill_count) == (4, 6)
+    assert (rig.sender.reserve(100), rig.sender.batch_max) == (0.0, 1)
+
+
+def test_paper_never_stops_trading() -> None:
+    shards = Rig().gateway.trading_shards()
+    assert shards.takes_orders(None)
+    assert shards.takes_orders(2)
 
 
 def test_nothing_beyond_the_displayed_size_fills() -> None:

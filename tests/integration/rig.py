@@ -33,11 +33,22 @@ def free_port() -> int:
 
 
 class Daemon:
-    """`run_bot.py` in a process of its own; a context manager that ends it by its id."""
+    """`run_bot.py` in a process of its own; a context manager that ends it by its id.
 
-    def __init__(self, directory: Path, server: SandboxServer | None, **environment: str) -> None:
+    `restart` starts it again with the same state directory; its lines go on where they ended. `on_line`
+    hears every line as it is read, on the reader's thread.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        server: SandboxServer | None,
+        on_line: Callable[[str], None] = lambda line: None,
+        **environment: str,
+    ) -> None:
         self._port = free_port()
         self._clock = SystemClock()
+        self._on_line = on_line
         env = {k: v for k, v in os.environ.items() if not k.startswith(("KALSHI_", "UI_", "STRATEGY"))}
         env |= {"UI_PORT": str(self._port), "STATE_DIR": str(directory / "state"), "PYTHONUNBUFFERED": "1"}
         env |= {"PYTHONPATH": str(PROJECT), "XDG_RUNTIME_DIR": str(directory)}
@@ -50,6 +61,7 @@ class Daemon:
                 "KALSHI_PRIVATE_KEY_PATH": str(server.key_file),
             }
         self._env = env | environment
+        self.state_dir = Path(self._env["STATE_DIR"])
         self._directory = directory
         self._lock = threading.Lock()  # guards the field below
         self._lines: list[str] = []
@@ -74,6 +86,7 @@ class Daemon:
             for line in pipe:
                 with self._lock:
                     self._lines.append(line.rstrip())
+                self._on_line(line)
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +115,11 @@ class Daemon:
             self.process.kill()
         self.wait()
 
+    def restart(self) -> None:
+        """Start it again after its end; one that still runs is killed first."""
+        self.kill()
+        self.process = self._start()
+
     # --- looking at it ------------------------------------------------------------------------------
 
     def lines(self) -> list[str]:
@@ -109,11 +127,18 @@ class Daemon:
             return list(self._lines)
 
     def events(self, name: str, **fields: str) -> list[dict[str, str]]:
-        """The logged events of a name whose fields are as given."""
+        """The logged events of a name whose fields are as given; `logged_at` is the line's own time."""
+        return self.events_after(0, name, **fields)
+
+    def events_after(self, line_number: int, name: str, **fields: str) -> list[dict[str, str]]:
+        """Likewise, among the lines from there on."""
         found = []
-        for line in self.lines():
+        for line in self.lines()[line_number:]:
+            if f"event={name}" not in line:
+                continue
             event = {key: text.strip('"') for key, text in _FIELD.findall(line)}
             if event.get("event") == name and all(event.get(k) == v for k, v in fields.items()):
+                event["logged_at"] = line.partition(" ")[0]
                 found.append(event)
         return found
 

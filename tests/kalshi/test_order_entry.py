@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from decimal import Decimal as D
 from typing import Any
@@ -21,14 +22,16 @@ from base.errors import (
 )
 from base.kalshi.order_entry import (
     ApiError,
+    batch_body,
     order_body,
     parse_error,
+    read_batch_answer,
     read_cancel_answer,
     read_create_answer,
     read_error,
 )
 from base.model.market import BookSide
-from base.model.order import OrderRequest, TimeInForce
+from base.model.order import OrderAck, OrderRequest, TimeInForce
 
 from .bodies import BAD_SIGNATURE, DUPLICATE, EXPIRED, HTML, NOT_FOUND, TOO_MANY, but
 
@@ -197,6 +200,8 @@ def test_201_that_does_not_add_up_is_unknown(changes: dict[str, Any]) -> None:
         (401, EXPIRED, AuthError, "header_timestamp_expired"),
         (401, BAD_SIGNATURE, AuthError, "authentication_error"),
         (403, HTML, AuthError, ""),
+        (403, {"error": {"code": "MISSING_SCOPE"}}, AuthError, "missing_scope"),
+        (403, {"code": "region_expired", "message": "renew"}, AuthError, "region_expired"),
         (429, TOO_MANY, RateLimitedError, None),
         (
             429,
@@ -233,6 +238,258 @@ def test_what_an_answer_proves(status: int, body: Any, error: type[Exception], c
     if code is not None:
         assert caught.value.code == code
         assert caught.value.status == status
+
+
+# --- the answer to a batch
+
+BATCH = [replace(EXIT, client_order_id=name) for name in "abc"]
+PAUSED = {"code": "trading_is_paused", "message": "trading is paused", "details": ""}
+NULLS = {
+    "fill_count": None,
+    "remaining_count": None,
+    "average_fill_price": None,
+    "average_fee_paid": None,
+    "ts_ms": None,
+}
+
+
+def filled(name: str | None, **changes: Any) -> dict[str, Any]:
+    return but(ACK, **({"client_order_id": name, "order_id": f"X-{name}", "error": None} | changes))
+
+
+def refused(name: str | None, code: str = "trading_is_paused", **changes: Any) -> dict[str, Any]:
+    row = {"order_id": None, "client_order_id": name, **NULLS, "error": but(PAUSED, code=code)}
+    return but(row, **changes)
+
+
+def read(rows: Any, status: int = 201) -> list[str]:
+    """What is proved of each order: its fill count, or the error and its code."""
+    body = encoded({"orders": rows}) if isinstance(rows, list) else encoded(rows)
+    return [shown(result) for result in read_batch_answer(status, body, BATCH)]
+
+
+def shown(result: Any) -> str:
+    if isinstance(result, OrderAck):
+        return f"{result.fill_count} of {result.client_order_id}"
+    code = getattr(result, "code", None)
+    return type(result).__name__ + ("" if code is None else f" {result.status} {code}")
+
+
+UNKNOWN = "OrderOutcomeUnknown"
+PAUSE = "OrderRejected 409 trading_is_paused"
+
+
+def test_batch_body_holds_the_bodies_of_its_orders() -> None:
+    assert json.loads(batch_body(BATCH)) == {"orders": [json.loads(order_body(r)) for r in BATCH]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        pytest.param(
+            [filled("a"), filled("b", fill_count="3.00"), refused("c")],
+            ["2.00 of a", "3.00 of b", PAUSE],
+            id="fills and a refusal",
+        ),
+        pytest.param(
+            [{k: v for k, v in filled(n).items() if k != "error"} for n in "abc"],
+            ["2.00 of a", "2.00 of b", "2.00 of c"],
+            id="no error field at all",
+        ),
+        pytest.param(
+            [filled("a"), filled("b")], ["2.00 of a", "2.00 of b", UNKNOWN], id="the last is missing"
+        ),
+        pytest.param(
+            [filled("b"), filled("c")], [UNKNOWN] * 3, id="the first is missing and the others moved up"
+        ),
+        pytest.param(
+            [filled("b"), filled("a"), filled("c")], [UNKNOWN, UNKNOWN, "2.00 of c"], id="two swapped"
+        ),
+        pytest.param(
+            [filled("a"), filled("a"), filled("c")], [UNKNOWN, UNKNOWN, "2.00 of c"], id="one is doubled"
+        ),
+        pytest.param(
+            [refused("a"), refused("a"), refused("c")], [UNKNOWN, UNKNOWN, PAUSE], id="a refusal doubled"
+        ),
+        pytest.param(
+            [filled("a"), filled("zzz"), filled("c")],
+            ["2.00 of a", UNKNOWN, "2.00 of c"],
+            id="a foreign order",
+        ),
+        pytest.param(
+            [filled("a"), filled("b"), filled("c"), filled("d")],
+            ["2.00 of a", "2.00 of b", "2.00 of c"],
+            id="one too many",
+        ),
+        pytest.param(
+            [filled("a"), {}, refused("c")], ["2.00 of a", UNKNOWN, PAUSE], id="an item that says nothing"
+        ),
+        pytest.param(
+            [filled("a"), filled(None), filled("c")],
+            ["2.00 of a", UNKNOWN, "2.00 of c"],
+            id="a fill of nobody",
+        ),
+        pytest.param(
+            [filled("a"), refused(None), refused(None, "market_inactive")],
+            ["2.00 of a", PAUSE, "OrderRejected 409 market_inactive"],
+            id="refusals without a name, all others at their places",
+        ),
+        pytest.param(
+            [filled("b"), refused(None), refused(None)], [UNKNOWN] * 3, id="a name at another's place"
+        ),
+        pytest.param([refused(None), refused(None)], [UNKNOWN] * 3, id="too few without a name"),
+        pytest.param(
+            [refused(None), refused(None, "order_already_exists"), refused("c")],
+            [UNKNOWN, UNKNOWN, PAUSE],
+            id="one without a name exists already, and may have acted",
+        ),
+        pytest.param(
+            [refused(None), refused(None, "internal_error"), refused("c")],
+            [UNKNOWN, UNKNOWN, PAUSE],
+            id="one without a name is in doubt",
+        ),
+        pytest.param(
+            [
+                filled("a", fill_count="3.01"),
+                filled("b", remaining_count="1.00"),
+                filled("c", fill_count=None),
+            ],
+            [UNKNOWN] * 3,
+            id="counts that do not add up",
+        ),
+        pytest.param(
+            [filled("a", fill_count=2), filled("b", order_id=""), filled("c", average_fill_price="52")],
+            [UNKNOWN] * 3,
+            id="values that prove nothing",
+        ),
+        pytest.param(
+            [refused("a", order_id="X"), refused("b", fill_count="1.00"), refused("c", remaining_count="x")],
+            [UNKNOWN] * 3,
+            id="refused, yet with traces of an order",
+        ),
+        pytest.param(
+            [refused("a", order_id="", fill_count="0.00", remaining_count="0.00"), filled("b"), filled("c")],
+            [PAUSE, "2.00 of b", "2.00 of c"],
+            id="refused with zeros",
+        ),
+        pytest.param(
+            [refused("a", "internal_error"), refused("b", "brand_new"), refused("c", "")],
+            [UNKNOWN] * 3,
+            id="codes that prove nothing",
+        ),
+        pytest.param(
+            [refused("a", error="paused"), refused("b", error=[]), refused("c", error={})],
+            [UNKNOWN] * 3,
+            id="errors of other shapes",
+        ),
+    ],
+)
+def test_what_the_items_of_a_batch_prove(rows: list[Any], expected: list[str]) -> None:
+    assert read(rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("order_already_exists", "OrderRejected 409 order_already_exists"),
+        ("exchange_is_paused", "OrderRejected 409 exchange_is_paused"),
+        ("MARKET_INACTIVE", "OrderRejected 409 market_inactive"),
+        ("insufficient_balance", "OrderRejected 400 insufficient_balance"),
+        ("invalid_price", "OrderRejected 400 invalid_price"),
+        ("not_found", "OrderRejected 404 not_found"),
+        ("deprecated_v1_order_endpoint", "OrderRejected 410 deprecated_v1_order_endpoint"),
+        ("header_timestamp_expired", "AuthError 401 header_timestamp_expired"),
+        ("authentication_error", "AuthError 401 authentication_error"),
+        ("too_many_requests", "RateLimitedError"),
+    ],
+)
+def test_the_code_of_an_item_says_what_to_do(code: str, expected: str) -> None:
+    assert read([filled("a"), refused("b", code), filled("c")])[1] == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (401, EXPIRED, "AuthError 401 header_timestamp_expired"),
+        (401, BAD_SIGNATURE, "AuthError 401 authentication_error"),
+        (403, {"error": {"code": "missing_scope"}}, "AuthError 403 missing_scope"),
+        (403, HTML, "AuthError 403 "),
+        (429, TOO_MANY, "RateLimitedError"),
+        (400, {"code": "bad_request", "message": "m"}, "OrderRejected 400 bad_request"),
+        (409, {"error": {"code": "exchange_is_paused"}}, "OrderRejected 409 exchange_is_paused"),
+        (200, {"error": {"code": "insufficient_balance"}}, "OrderRejected 200 insufficient_balance"),
+        (404, NOT_FOUND, "TransientError"),
+        (405, {"error": {"code": "method_not_allowed"}}, "TransientError"),
+        (410, {"error": {"code": "deprecated_v1_order_endpoint"}}, "TransientError"),
+        # in doubt
+        (200, {"orders": []}, UNKNOWN),
+        (201, {"orders": None}, UNKNOWN),
+        (201, {"orders": {}}, UNKNOWN),
+        (201, {"orders": ["a", "b", "c"]}, UNKNOWN),
+        (201, {"orders": []}, UNKNOWN),
+        (201, {}, UNKNOWN),
+        (201, b"", UNKNOWN),
+        (201, HTML, UNKNOWN),
+        (201, ACK, UNKNOWN),
+        (201, {"error": {"code": "internal_error"}}, UNKNOWN),
+        (400, {"error": {"code": "bad_request"}, "orders": [{"order_id": "X"}]}, UNKNOWN),
+        (201, {"error": {"code": "invalid_order"}, "orders": [{"order_id": "X"}]}, UNKNOWN),
+        (400, HTML, UNKNOWN),
+        (404, HTML, UNKNOWN),
+        (408, {"error": {"code": "timeout"}}, UNKNOWN),
+        (429, HTML, UNKNOWN),
+        (429, {"error": {"code": "surprise"}}, UNKNOWN),
+        (500, {"error": {"code": "internal_error"}}, UNKNOWN),
+        (502, HTML, UNKNOWN),
+        (503, {"error": {"code": "service_unavailable"}}, UNKNOWN),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_the_answer_to_a_whole_batch_proves(status: int, body: Any, expected: str) -> None:
+    assert read(body, status) == [expected] * 3
+
+
+def test_a_batch_answer_never_calls_an_order_refused_that_acted() -> None:
+    """Whatever of the true answer is lost, doubled, moved or renamed: no lie about what acted."""
+    rng = random.Random(5)
+    names = [request.client_order_id for request in BATCH]
+    seen: set[str] = set()
+    for _ in range(4_000):
+        truth = {n: rng.choice(["filled", "paused", "exists"]) for n in names}
+        rows = [
+            filled(n)
+            if t == "filled"
+            else refused(n, "trading_is_paused" if t == "paused" else "order_already_exists")
+            for n, t in truth.items()
+        ]
+        for _ in range(rng.randrange(4)):
+            index = rng.randrange(len(rows)) if rows else 0
+            match rng.randrange(5) if rows else 5:
+                case 0:
+                    del rows[index]
+                case 1:
+                    rows.append(rng.choice(rows))
+                case 2:
+                    rng.shuffle(rows)
+                case 3:
+                    rows[index] = rows[index] | {"client_order_id": None}
+                case 4:
+                    rows[index] = rows[index] | {rng.choice(list(rows[index])): None}
+        results = read_batch_answer(201, encoded({"orders": rows}), BATCH)
+        assert len(results) == len(BATCH)
+        for request, result in zip(BATCH, results, strict=True):
+            seen.add(type(result).__name__)
+            acted = truth[request.client_order_id]
+            if isinstance(result, OrderAck):
+                assert acted == "filled"
+                assert result.client_order_id == request.client_order_id
+            elif isinstance(result, OrderRejected):
+                code = "trading_is_paused" if acted == "paused" else "order_already_exists"
+                assert acted != "filled"
+                assert result.code == code
+            else:
+                assert isinstance(result, OrderOutcomeUnknown)
+    assert seen == {"OrderAck", "OrderRejected", "OrderOutcomeUnknown"}
 
 
 # --- the answer to a cancel

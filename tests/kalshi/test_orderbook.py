@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from base.errors import WireError
-from base.kalshi.orderbook import OrderBook, SequenceCheck
+from base.kalshi.orderbook import OrderBook, SequenceCheck, best_bids
 from base.model.events import BookDelta, BookSnapshot
 from base.model.market import OutcomeSide
 
@@ -112,6 +112,21 @@ def test_depth_counts_what_a_seller_finds(book: OrderBook) -> None:
     assert book.depth(OutcomeSide.NO, D("0.56")) == 0
 
 
+def test_the_best_bids_of_each_side_come_best_first(book: OrderBook) -> None:
+    yes, no = book.bids(OutcomeSide.YES), book.bids(OutcomeSide.NO)
+    assert best_bids(yes, 20) == ((D("0.40"), 100), (D("0.39"), 50))
+    assert best_bids(no, 20) == ((D("0.55"), 10), (D("0.50"), 20))
+    assert best_bids(no, 1) == ((D("0.55"), 10),)
+    assert best_bids([], 20) == ()
+
+
+def test_copied_bids_do_not_change_with_the_book(book: OrderBook) -> None:
+    before = book.bids(OutcomeSide.YES)
+    book.apply_delta(delta("yes", "0.40", "-100"))
+    assert best_bids(before, 1) == ((D("0.40"), 100),)
+    assert best_bids(book.bids(OutcomeSide.YES), 2) == ((D("0.39"), 50),)
+
+
 CENTS = st.integers(1, 99).map(lambda cents: D(cents) / 100)
 COUNTS = st.integers(0, 400).map(lambda hundredths: D(hundredths) / 100)
 LEVELS = st.dictionaries(CENTS, COUNTS, max_size=5)
@@ -143,6 +158,9 @@ def test_the_book_equals_a_naive_model(yes, no, steps) -> None:
         assert (book.yes_bid, book.yes_bid_size) == (best_yes, bids["yes"].get(best_yes, 0))
         assert (book.yes_ask, book.yes_ask_size) == (1 - best_no, bids["no"].get(best_no, 0))
         assert book.is_crossed == (bool(bids["yes"]) and bool(bids["no"]) and best_yes + best_no >= 1)
+        assert best_bids(book.bids(OutcomeSide.YES), 3) == tuple(
+            sorted(bids["yes"].items(), reverse=True)[:3]
+        )
         assert book.depth(OutcomeSide.YES, D("0.5")) == sum(
             c for p, c in bids["yes"].items() if p >= D("0.5")
         )

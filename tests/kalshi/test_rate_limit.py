@@ -194,6 +194,114 @@ def test_paused_lane_does_not_hold_up_the_lanes_below() -> None:
     waiting.join(5)
 
 
+def test_reserving_takes_all_at_once_or_nothing(clock: FakeClock, limiter: RateLimiter) -> None:
+    assert limiter.reserve(WRITE, Lane.EXIT, 70) == 0
+    assert limiter.reserve(WRITE, Lane.EXIT, 50) == pytest.approx(0.2)
+    assert limiter.snapshot().write.tokens == 30
+    assert limiter.snapshot().refused == 0
+    clock.advance(0.2)
+    assert limiter.reserve(WRITE, Lane.EXIT, 50) == 0
+
+
+def test_reserving_in_a_pause_waits_for_its_end_and_for_the_tokens(
+    clock: FakeClock, limiter: RateLimiter
+) -> None:
+    limiter.penalize(Lane.EXIT)
+    assert limiter.reserve(WRITE, Lane.EXIT, 10) == pytest.approx(0.125)
+    clock.advance(0.125)
+    assert limiter.reserve(WRITE, Lane.EXIT, 100) == 0
+    limiter.penalize(Lane.EXIT)
+    assert limiter.reserve(WRITE, Lane.EXIT, 90) == pytest.approx(0.9)
+
+
+def test_entries_do_not_eat_up_what_an_exit_saves_for(clock: FakeClock, limiter: RateLimiter) -> None:
+    drain(limiter, WRITE, Lane.EXIT)
+    entries = 0
+    for _ in range(20):
+        if (wait_s := limiter.reserve(WRITE, Lane.EXIT, 100)) == 0:
+            break
+        entries += limiter.acquire(WRITE, Lane.STRATEGY, 10, deadline_s=wait_s / 2)
+        clock.advance(wait_s / 2)
+    else:
+        raise AssertionError("the exit never got its tokens")
+    assert entries == 0
+
+
+def test_what_nobody_comes_back_for_is_given_to_entries(clock: FakeClock, limiter: RateLimiter) -> None:
+    drain(limiter, WRITE, Lane.EXIT)
+    started = clock.monotonic()
+    wait_s = limiter.reserve(WRITE, Lane.EXIT, 50)
+
+    assert limiter.acquire(WRITE, Lane.STRATEGY, 10, deadline_s=5)
+    assert clock.monotonic() - started == pytest.approx(wait_s + 0.25, abs=0.01)
+
+
+def test_reserving_yields_to_an_exit_that_waits(limiter: RateLimiter) -> None:
+    limiter = RateLimiter(SystemClock(), BASIC_READ, Quota(100, 1))
+    limiter.reserve(WRITE, Lane.EXIT, 60)
+    waiting = threading.Thread(target=limiter.acquire, args=(WRITE, Lane.EXIT, 90, 0.3))
+    waiting.start()
+    wait_until_waiting(limiter, Lane.EXIT)
+
+    assert limiter.reserve(WRITE, Lane.EXIT, 10) > 0
+    waiting.join(5)
+    assert limiter.reserve(WRITE, Lane.EXIT, 10) == 0
+
+
+def test_reserving_more_than_the_bucket_overdraws_it_for_exits_only(clock: FakeClock) -> None:
+    limiter = RateLimiter(clock, BASIC_READ, Quota(5, 10))
+
+    assert limiter.reserve(WRITE, Lane.STRATEGY, 10) == float("inf")
+    assert limiter.reserve(WRITE, Lane.EXIT, 10) == 0
+    assert limiter.snapshot().write.tokens == -5
+    assert limiter.reserve(WRITE, Lane.EXIT, 10) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("cost", "left"), [(30, 10), (40, 0), (50, 0)])
+def test_charging_takes_what_is_there(limiter: RateLimiter, cost: float, left: float) -> None:
+    limiter.reserve(WRITE, Lane.EXIT, 60)
+    limiter.charge(WRITE, cost)
+
+    assert limiter.snapshot().write.tokens == left
+
+
+def test_charging_an_overdrawn_bucket_takes_nothing(clock: FakeClock) -> None:
+    limiter = RateLimiter(clock, BASIC_READ, Quota(5, 10))
+    limiter.reserve(WRITE, Lane.EXIT, 10)
+    limiter.charge(WRITE, 10)
+
+    assert limiter.snapshot().write.tokens == -5
+
+
+def test_available_is_what_a_lane_could_take(clock: FakeClock, limiter: RateLimiter) -> None:
+    limiter.reserve(WRITE, Lane.EXIT, 40)
+    assert limiter.available(WRITE, Lane.EXIT) == pytest.approx(60)
+    assert limiter.available(WRITE, Lane.STRATEGY) == pytest.approx(30)
+    limiter.reserve(WRITE, Lane.EXIT, 60)
+    assert limiter.available(WRITE, Lane.STRATEGY) == 0
+    clock.advance(1)
+    limiter.penalize(Lane.EXIT)
+    assert limiter.available(WRITE, Lane.EXIT) == 0
+
+
+def test_threads_that_reserve_never_take_more_than_the_bucket() -> None:
+    limiter = RateLimiter(FakeClock(), BASIC_READ, BASIC_WRITE)
+    taken: list[int] = []
+
+    def grab(orders: int) -> None:
+        for _ in range(20):
+            if limiter.reserve(WRITE, Lane.EXIT, 10 * orders) == 0:
+                taken.append(orders)
+
+    threads = [threading.Thread(target=grab, args=(1 + n % 3,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert sum(taken) == 10
+
+
 def test_reseed_takes_over_the_real_limits(limiter: RateLimiter) -> None:
     limiter.reseed(AccountLimits(Quota(400, 200), Quota(300, 300), "advanced"))
 

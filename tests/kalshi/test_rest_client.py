@@ -493,9 +493,44 @@ def test_expired_timestamp_is_learned_and_signed_again_once(exchange, client, cl
 def test_timestamp_that_stays_expired_is_an_auth_error(exchange, client) -> None:
     exchange.get(f"{BASE}/api_keys", json=EXPIRED, status=401)
 
-    with pytest.raises(AuthError, match="clock"):
+    with pytest.raises(AuthError, match="clock") as caught:
         client.get_api_keys()
+    assert (caught.value.status, caught.value.code) == (401, "header_timestamp_expired")
     assert len(exchange.calls) == 2
+
+
+@pytest.mark.parametrize("code", ["missing_scope", "region_attestation_expired"])
+def test_what_a_403_is_about_is_told(exchange, client, code: str) -> None:
+    error = {"error": {"code": code, "message": "no"}}
+    exchange.get(f"{BASE}/api_keys", json=error, status=403)
+    exchange.post(f"{BASE}/portfolio/events/orders", json=error, status=403)
+
+    for call in (client.get_api_keys, lambda: client.create_order(ENTRY)):
+        with pytest.raises(AuthError) as caught:
+            call()
+        assert (caught.value.status, caught.value.code) == (403, code)
+
+
+@pytest.mark.parametrize(
+    ("date", "expected_s", "ahead_s"),
+    [
+        (None, 0, 0),
+        ("Mon, 21 Sep 2026 14:13:20 GMT", 0, 0),
+        ("Mon, 21 Sep 2026 14:13:21 GMT", 0, 0),
+        ("Mon, 21 Sep 2026 14:14:00 GMT", -40.5, 40.5),
+        ("Mon, 21 Sep 2026 14:12:40 GMT", 0, -39.5),
+    ],
+    ids=["no date", "the same second", "the next one", "our clock is behind", "our clock is ahead"],
+)
+def test_reads_never_count_as_fresher_than_they_are_by_our_clock(
+    exchange, client, date: str | None, expected_s: float, ahead_s: float
+) -> None:
+    headers = {} if date is None else {"Date": date}
+    document = {"as_of_time": "2026-09-21T14:13:18Z"}
+    exchange.get(f"{BASE}/exchange/user_data_timestamp", json=document, headers=headers)
+
+    assert client.get_user_data_timestamp() == 1_789_999_998 + expected_s
+    assert client.exchange_ahead_s == ahead_s
 
 
 def test_prices_come_unsigned_when_the_key_has_gone_bad(exchange, client) -> None:
@@ -591,6 +626,15 @@ def test_order_with_an_expired_timestamp_is_signed_again_once(exchange, client) 
 
     assert client.create_order(ENTRY).order_id == "X1"
     assert exchange.calls[0].request.body == exchange.calls[1].request.body
+
+
+def test_order_whose_timestamp_stays_expired_says_so(exchange, client) -> None:
+    exchange.post(f"{BASE}/portfolio/events/orders", json=EXPIRED, status=401)
+
+    with pytest.raises(AuthError) as caught:
+        client.create_order(ENTRY)
+    assert (caught.value.status, caught.value.code) == (401, "header_timestamp_expired")
+    assert len(exchange.calls) == 2
 
 
 def test_cancel_names_the_market_and_is_proved(exchange, client) -> None:

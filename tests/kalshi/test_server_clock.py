@@ -46,6 +46,14 @@ def test_offset_is_the_middle_of_the_named_second(clock: FakeClock) -> None:
     assert server_clock.observed_offset_s == 1_790_000_100.5 - clock.now()
 
 
+def test_each_date_tells_its_own_offset(clock: FakeClock) -> None:
+    server_clock = ServerClock(clock)
+
+    assert server_clock.observe_date(date(1_790_000_100)) == 100.25
+    assert server_clock.observe_date("yesterday") is None
+    assert server_clock.observe_date(None) is None
+
+
 def test_change_within_the_header_resolution_is_no_change(clock: FakeClock) -> None:
     server_clock = ServerClock(clock)
     server_clock.observe_date(date(clock.now()))

@@ -17,7 +17,7 @@ import pytest
 from base.clock import SystemClock
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.transport import CA_FILE
-from base.kalshi.websocket_client import FeedSettings, FeedState, NoFeed, WebsocketClient
+from base.kalshi.websocket_client import DEPTH_LEVELS_MAX, FeedSettings, FeedState, NoFeed, WebsocketClient
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
 from base.model.market import MarketStatus, PriceSource
@@ -282,6 +282,44 @@ def test_an_acknowledged_ticker_without_price_is_not_confirmed() -> None:
         eventually(lambda: rig.is_confirmed("KXA"))
 
 
+class StandingClock(HurriedClock):
+    """With it the loop never gets round to looking through all that is required."""
+
+    def monotonic(self) -> float:
+        return 1_000.0
+
+
+@contextmanager
+def running_on_a_standing_clock(script: Script) -> Iterator[Rig]:
+    with StreamServer(script) as server:
+        rig = Rig(server.url, clock=StandingClock())
+        rig.require("KXA", "KXB")
+        rig.feed.start()
+        try:
+            yield rig
+        finally:
+            rig.feed.stop()
+            assert rig.feed.join(5)
+
+
+def test_a_first_price_confirms_at_once() -> None:
+    with running_on_a_standing_clock(Obedient()) as rig:
+        eventually(lambda: rig.is_confirmed("KXA", "KXB"))
+        assert rig.feed.status().confirmed == {"KXA", "KXB"}
+
+
+def test_a_price_that_was_not_acknowledged_confirms_nothing() -> None:
+    def deaf(peer: Peer) -> None:
+        peer.accept_upgrade()
+        peer.next_command()
+        peer.send(ticker("KXA", "0.4000"), ticker("KXB", "0.4000"))
+        peer.read_on()
+
+    with running_on_a_standing_clock(deaf) as rig:
+        eventually(lambda: rig.has_bid("KXB", "0.40"))
+        assert not rig.feed.is_confirmed("KXA")
+
+
 def test_an_unanswered_subscription_is_repeated_after_five_seconds() -> None:
     def deaf(peer: Peer) -> None:
         peer.accept_upgrade()
@@ -302,6 +340,24 @@ def test_a_suspected_market_is_asked_for_again() -> None:
         rig.feed.suspect(["KXA"])
         eventually(lambda: sum(c["params"].get("market_tickers") == ["KXA"] for c in peer.commands) == 1)
         eventually(lambda: rig.is_confirmed("KXA", "KXB"))
+
+
+def test_a_suspected_market_is_not_confirmed_until_it_is_answered() -> None:
+    exchange, falls_silent = Obedient(), threading.Event()
+
+    def obey_until_told(peer: Peer) -> None:
+        peer.accept_upgrade()
+        while not peer.stop.is_set():
+            command = peer.next_command()
+            if not falls_silent.is_set():
+                peer.send(*exchange.answer(command))
+
+    with running(obey_until_told) as (_, rig):
+        rig.require("KXA", "KXB")
+        eventually(lambda: rig.is_confirmed("KXA", "KXB"))
+        falls_silent.set()
+        rig.feed.suspect(["KXA"])
+        eventually(lambda: rig.feed.status().confirmed == {"KXB"})
 
 
 def test_many_commands_pass_a_slow_reader() -> None:
@@ -886,6 +942,173 @@ def test_a_book_subscription_that_ends_starts_anew_with_its_number() -> None:
         assert rig.is_confirmed("KXA")
 
 
+# --- depth --------------------------------------------------------------------------------------------
+
+NOTHING: Any = ((), ())
+"""What is told of a book that is not known."""
+
+
+@contextmanager
+def book_of_two_levels() -> Iterator[Any]:
+    """A held market with two levels a side, at an exchange that sends no snapshot when it is asked, and
+    no price at all on the next connection."""
+    exchange = Obedient()
+
+    def no_snapshots(peer: Peer) -> None:
+        peer.accept_upgrade()
+        while not peer.stop.is_set():
+            command = peer.next_command()
+            if command["params"].get("action") != "get_snapshot":
+                peer.send(*exchange.answer(command))
+
+    with running(no_snapshots, Obedient(with_prices=False)) as (server, rig):
+        rig.require("KXA", held=("KXA",))
+        eventually(lambda: rig.feed.depth("KXA") != NOTHING)
+        yes, no = [("0.3900", "50.00"), ("0.4000", "9.50")], [("0.5000", "20.00"), ("0.5500", "10.00")]
+        server.peer(0).send(exchange.snapshot("KXA", yes, no))
+        eventually(lambda: rig.feed.depth("KXA") == TWO_LEVELS)
+        yield exchange, server.peer(0), rig
+
+
+TWO_LEVELS = (
+    ((D("0.40"), D("9.5")), (D("0.39"), D(50))),
+    ((D("0.55"), D(10)), (D("0.50"), D(20))),
+)
+
+
+def test_the_depth_of_a_held_market_is_told_best_first_and_as_it_is_now() -> None:
+    with book_of_two_levels() as (exchange, peer, rig):
+        peer.send(exchange.delta("KXA", "yes", "0.4000", "-9.50", T + 1))
+        eventually(lambda: rig.feed.depth("KXA")[0] == ((D("0.39"), D(50)),))
+        peer.send(exchange.delta("KXA", "no", "0.5600", "1.25", T + 2))
+        eventually(lambda: rig.feed.depth("KXA")[1][0] == (D("0.56"), D("1.25")))
+        assert rig.feed.depth("KXB") == NOTHING
+        many = [(f"0.{cents:02}{tenths}0", "1.00") for cents in range(1, 51) for tenths in range(5)]
+        peer.send(exchange.snapshot("KXA", many, []))
+        eventually(lambda: len(rig.feed.depth("KXA")[0]) == DEPTH_LEVELS_MAX)
+        yes, no = rig.feed.depth("KXA")
+        assert (yes[0][0], yes[1][0], no) == (D("0.504"), D("0.503"), ())
+
+
+def a_gap(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    exchange.next_seq()
+    peer.send(exchange.delta("KXA", "yes", "0.3800", "1.00", T + 1))
+
+
+def a_gap_that_a_control_reply_shows(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    exchange.next_seq()
+    sid = SIDS["orderbook_delta"]
+    peer.send({"id": 99, "sid": sid, "seq": exchange.next_seq(), "type": "ok", "msg": {}})
+
+
+def a_level_below_nothing(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    peer.send(exchange.delta("KXA", "yes", "0.4000", "-500.00", T + 1))
+
+
+def a_crossed_book(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    peer.send(exchange.delta("KXA", "yes", "0.4500", "1.00", T + 1))
+
+
+def a_ticker_that_contradicts(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    peer.send(exchange.delta("KXA", "yes", "0.3800", "1.00", T))
+    for n in range(5):
+        peer.send(ticker("KXA", f"0.2{n}00", ts_ms=T + n))
+
+
+def an_ended_subscription(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    # The second loss in a row is not made good at once, so that the book stays away for a while.
+    gone = {"type": "error", "sid": SIDS["orderbook_delta"], "msg": {"code": 25, "msg": "overflow"}}
+    peer.send(gone)
+    exchange.restart()
+    eventually(lambda: sum("orderbook_delta" in c["params"].get("channels", ()) for c in peer.commands) == 2)
+    eventually(lambda: rig.feed.depth("KXA") not in (NOTHING, TWO_LEVELS))
+    peer.send(gone)
+
+
+def a_position_that_is_gone(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    rig.require("KXA", held=())
+
+
+def a_lost_connection(exchange: Obedient, peer: Peer, rig: Rig) -> None:
+    peer.close(1001)
+    eventually(lambda: rig.feed.status().connection == 2 and rig.feed.status().is_live)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        a_gap,
+        a_gap_that_a_control_reply_shows,
+        a_level_below_nothing,
+        a_crossed_book,
+        a_ticker_that_contradicts,
+        an_ended_subscription,
+        a_position_that_is_gone,
+        a_lost_connection,
+    ],
+    ids=lambda spoil: spoil.__name__.replace("_", " "),
+)
+def test_a_book_that_cannot_be_believed_has_no_depth(spoil: Any) -> None:
+    with book_of_two_levels() as (exchange, peer, rig):
+        spoil(exchange, peer, rig)
+        eventually(lambda: rig.feed.depth("KXA") == NOTHING)
+
+
+def test_a_silent_feed_has_no_depth_from_that_moment_on() -> None:
+    with book_of_two_levels() as (_, _, rig):
+        rig.clock.advance(31.0)
+        assert rig.feed.depth("KXA") == NOTHING
+
+
+def test_depth_comes_back_with_the_next_snapshot() -> None:
+    with book_of_two_levels() as (exchange, peer, rig):
+        a_gap(exchange, peer, rig)
+        eventually(lambda: rig.feed.depth("KXA") == NOTHING)
+        peer.send(exchange.delta("KXA", "yes", "0.3700", "1.00", T + 2))
+        peer.send(exchange.snapshot("KXA", [("0.3000", "1.00")], []))
+        eventually(lambda: rig.feed.depth("KXA") == (((D("0.30"), D(1)),), ()))
+
+
+def test_depth_comes_back_when_the_book_is_not_crossed_any_more() -> None:
+    with book_of_two_levels() as (exchange, peer, rig):
+        a_crossed_book(exchange, peer, rig)
+        eventually(lambda: rig.feed.depth("KXA") == NOTHING)
+        peer.send(exchange.delta("KXA", "yes", "0.4500", "-1.00", T + 2))
+        eventually(lambda: rig.feed.depth("KXA") == TWO_LEVELS)
+
+
+def test_without_order_books_there_is_no_depth() -> None:
+    with streaming("KXA", orderbook_feed=False) as (exchange, peer, rig):
+        rig.require("KXA", held=("KXA",))
+        peer.send(exchange.snapshot("KXA"), ticker("KXA", "0.4100", ts_ms=T + 1))
+        eventually(lambda: rig.has_bid("KXA", "0.41"))
+        assert rig.feed.depth("KXA") == NOTHING
+
+
+def test_depth_may_be_asked_for_while_the_book_changes() -> None:
+    """Every copy is a book that was there: 9.5 contracts move to and fro, first bid anew and then gone."""
+    with book_of_two_levels() as (exchange, peer, rig):
+        frames = []
+        for n in range(400):
+            old, new = ("0.4000", "0.3800") if n % 2 == 0 else ("0.3800", "0.4000")
+            frames.append(exchange.delta("KXA", "yes", new, "9.50", T + n))
+            frames.append(exchange.delta("KXA", "yes", old, "-9.50", T + n))
+        frames.append(exchange.delta("KXA", "no", "0.0100", "1.00", T + 1_000))
+        sender = threading.Thread(target=lambda: peer.send(*frames))
+        sender.start()
+        seen = set()
+        for _ in range(1_000_000):
+            yes, no = rig.feed.depth("KXA")
+            seen.add(yes)
+            if len(no) == 3:
+                break
+        sender.join(5)
+        assert len(no) == 3, "all of them have been taken in"
+        moved = ((D("0.39"), D(50)), (D("0.38"), D("9.5")))
+        both = (*TWO_LEVELS[0], (D("0.38"), D("9.5")))
+        assert seen <= {TWO_LEVELS[0], moved, both}
+
+
 # --- TLS ----------------------------------------------------------------------------------------------
 
 
@@ -918,4 +1141,5 @@ def test_no_feed_vouches_for_nothing() -> None:
     assert (status.state, status.required, status.confirmed) == (FeedState.DOWN, {"KXA"}, frozenset())
     assert not status.is_live
     assert not feed.is_confirmed("KXA")
+    assert feed.depth("KXA") == NOTHING
     assert "WEBSOCKET_ENABLED" in status.last_error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from decimal import Decimal
 
@@ -18,10 +18,12 @@ from base.model.position import Position
 from base.model.rules import ExitRule, Hold, HoldReason
 from base.risk.price_needs import Refresh, Why
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
-from base.store.portfolio import AGREEMENT_S, Portfolio, by_ticker
+from base.store.portfolio import AGREEMENT_S, Portfolio
+from base.store.records import DecisionRecord, Record, RuleStateRecord
 from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
 from tests.fakes.gateway import FakeExchange
+from tests.fakes.positions import by_ticker
 
 A, B, C = "KXA-26NOV22-T1", "KXB-26NOV22-T1", "KXC-26NOV22-T1"
 YES, NO = OutcomeSide.YES, OutcomeSide.NO
@@ -33,7 +35,13 @@ STALE_S = 60.0
 class Rig:
     """A checker with everything it looks at; its exits are triggered and never sent."""
 
-    def __init__(self, *positions: Position, rule: ExitRule = STOP_25) -> None:
+    def __init__(
+        self,
+        *positions: Position,
+        rule: ExitRule = STOP_25,
+        remembered: Iterable[RuleStateRecord] = (),
+    ) -> None:
+        self.records: list[Record] = []
         self.clock = FakeClock()
         self.cache = WebsocketPriceCache(self.clock, STALE_S)
         self.portfolio = Portfolio(self.clock)
@@ -57,12 +65,25 @@ class Rig:
             self.requests.append,
             self._swept,
             self.clock,
+            self,
+            remembered,
         )
         self.holds(*positions)
 
     def _rule_of(self, ticker: str) -> ExitRule:
         self.on_rule(ticker)
         return self.rules.get(ticker, self.rule)
+
+    def write(self, records: Iterable[Record]) -> None:
+        """The rig is the journal too."""
+        self.records += records
+
+    def commit(self, records: Iterable[Record]) -> bool:
+        self.write(records)
+        return True
+
+    def rule_states(self) -> list[RuleStateRecord]:
+        return [r for r in self.records if isinstance(r, RuleStateRecord)]
 
     def _swept(self) -> None:
         self.sweeps += 1
@@ -442,6 +463,59 @@ def test_the_trailing_stop_follows_the_peak_and_fires_under_it() -> None:
     rig.price(A, "0.70")
     rig.sweep()
     assert rig.desk.is_active(A)
+
+
+PEAK = RuleStateRecord(A, YES, Decimal("0.50"), Decimal("0.80"), True, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("position", "is_taken_up"),
+    [
+        (yes(entry="0.50"), True),
+        (yes(entry="0.5004"), True),
+        (yes(entry="0.62"), False),
+        (no(entry="0.50"), False),
+    ],
+    ids=["the same position", "but for rounding", "bought anew at another price", "turned to the other side"],
+)
+def test_a_peak_survives_a_restart_for_the_same_position_only(position: Position, is_taken_up: bool) -> None:
+    rig = Rig(position, rule=TRAILING, remembered=[PEAK])
+    rig.price(A, "0.70" if position.outcome_side is YES else "0.30")
+    rig.sweep()
+    assert rig.desk.is_active(A) is is_taken_up, "ten cents under the peak of the run before"
+
+
+def test_what_the_rules_remember_is_written_when_it_changes_and_only_then() -> None:
+    rig = Rig(yes(entry="0.50"), rule=TRAILING)
+    for bid in ("0.60", "0.60", "0.59", "0.80"):
+        rig.price(A, bid)
+        rig.sweep()
+    assert [r.best_exit_value for r in rig.rule_states()] == [Decimal("0.60"), Decimal("0.80")]
+    rig.holds(yes(entry="0.55", count="12"))
+    rig.sweep()
+    assert rig.rule_states()[-1].entry_price == Decimal("0.55"), "a grown position is known by its new entry"
+
+
+def test_each_new_verdict_is_written_once() -> None:
+    rig = Rig(yes(entry="0.50"))
+    for bid in ("0.50", "0.49", "0.20", "0.20"):
+        rig.price(A, bid)
+        rig.sweep()
+    decisions = [(r.verdict, r.why) for r in rig.records if isinstance(r, DecisionRecord)]
+    assert decisions == [("hold", "within_rules"), ("exit", "stop_loss")]
+
+
+def test_exits_of_one_look_are_handed_over_together_largest_loss_first() -> None:
+    rig = Rig(yes(A, count="5"), yes(B, count="500"), yes(C, count="50"))
+    for ticker in (A, B, C):
+        rig.exchange.holds(ticker, "500")
+        rig.exchange.prices.set(ticker, "0.20")
+        rig.price(ticker, "0.20")
+    rig.sweep()
+    sender = rig.exchange.open_sender()
+    while rig.desk.run_once(sender):
+        rig.clock.advance(0.0)
+    assert [r.ticker for r in rig.exchange.requests] == [B, C, A]
 
 
 def test_history_counts_equal_looks_as_one_row_and_forgets_what_is_not_held() -> None:

@@ -19,6 +19,7 @@ from base.sandbox.server import SandboxServer
 
 TIMEOUT_S = 5.0
 API = "/trade-api/v2"
+ORDERS = "/portfolio/events/orders"
 
 
 class Client:
@@ -67,16 +68,10 @@ class Client:
         return answer.json()
 
     def order(self, ticker: str, side: str, count: str, price: str, **fields: object) -> requests.Response:
-        body = {
-            "ticker": ticker,
-            "side": side,
-            "count": count,
-            "price": price,
-            "time_in_force": "immediate_or_cancel",
-            "self_trade_prevention_type": "taker_at_cross",
-            **fields,
-        }
-        return self.call("POST", "/portfolio/events/orders", body)
+        return self.call("POST", ORDERS, order_body(ticker, side, count, price, **fields))
+
+    def batch(self, *bodies: dict[str, object]) -> requests.Response:
+        return self.call("POST", ORDERS + "/batched", {"orders": list(bodies)})
 
     def stream(self, *, headers: dict[str, str] | None = None) -> StreamClient:
         signed = self.headers("GET", "/trade-api/ws/v2") if headers is None else headers
@@ -85,6 +80,18 @@ class Client:
                 self.server.ws_url, header=[f"{k}: {v}" for k, v in signed.items()], timeout=TIMEOUT_S
             )
         )
+
+
+def order_body(ticker: str, side: str, count: str, price: str, **fields: object) -> dict[str, object]:
+    return {
+        "ticker": ticker,
+        "side": side,
+        "count": count,
+        "price": price,
+        "time_in_force": "immediate_or_cancel",
+        "self_trade_prevention_type": "taker_at_cross",
+        **fields,
+    }
 
 
 class StreamClient:

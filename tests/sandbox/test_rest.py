@@ -9,10 +9,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from base.sandbox.scenario import Scenario
+from base.sandbox.scenario import Scenario, parse_scenario
 from base.sandbox.server import SandboxServer
 from tests.fakes.clock import FakeClock
-from tests.sandbox.client import API, Client
+from tests.sandbox.client import API, Client, order_body
 
 YES, NO, FLAT = "KXA-1-YES", "KXA-1-NO", "KXB-2-FLAT"
 ORDERS = "/portfolio/events/orders"
@@ -216,6 +216,31 @@ def test_the_write_bucket_empties_and_refills(quiet: Scenario, key_dir: Path) ->
         assert client.order(FLAT, "bid", "1", "0.05").status_code == 201
         assert client.call("GET", "/portfolio/balance").status_code == 200
         assert client.call("GET", "/portfolio/balance").status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("tier", "read", "write"),
+    [
+        ("basic", (200, 600), (100, 100)),
+        ("advanced", (300, 900), (300, 900)),
+        ("premier", (1200,) * 2, (1200, 3600)),
+    ],
+)
+def test_a_tier_has_the_limits_that_it_tells(
+    key_dir: Path, tier: str, read: tuple[int, int], write: tuple[int, int]
+) -> None:
+    scenario = parse_scenario(f'tier = "{tier}"\n[[market]]\nticker = "{FLAT}"')
+    clock = FakeClock()
+    with SandboxServer(scenario, key_dir=key_dir, clock=clock) as server, Client(server, clock.now) as client:
+        told = client.get("/account/limits")
+        assert told["usage_tier"] == tier
+        assert (told["read"]["refill_rate"], told["read"]["bucket_capacity"]) == read
+        assert (told["write"]["refill_rate"], told["write"]["bucket_capacity"]) == write
+        batch = [order_body(FLAT, "bid", "1", "0.05")] * 10
+        fits = 0
+        while client.batch(*batch).status_code == 201:
+            fits += 1
+        assert fits == write[1] // 100
 
 
 def test_a_market_lives_through_its_close_to_its_payment(quiet: Scenario, key_dir: Path) -> None:

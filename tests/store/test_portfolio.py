@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from itertools import permutations
@@ -12,8 +13,19 @@ import pytest
 from base.model.events import PositionUpdate
 from base.model.market import ONE, BookSide, OutcomeSide
 from base.model.position import Fill, Position
-from base.store.portfolio import AGREEMENT_S, READ_LAG_S, Portfolio, by_ticker
+from base.store.portfolio import AGREEMENT_S, READ_LAG_S, Portfolio
+from base.store.reconcile import Correction, CorrectionKind
+from base.store.records import (
+    AttemptRecord,
+    FillRecord,
+    LedgerRecord,
+    OrderRecord,
+    PositionRecord,
+    Record,
+    Remembered,
+)
 from tests.fakes.clock import FakeClock
+from tests.fakes.positions import by_ticker
 
 T = "KXHIGHNY-26NOV22-T60"
 YES, NO = OutcomeSide.YES, OutcomeSide.NO
@@ -478,3 +490,284 @@ def test_a_market_position_beside_a_fresh_fill_or_an_order_under_way_waits() -> 
     assert rig.portfolio.apply_update(update("9")) is None
     rig.clock.advance(READ_LAG_S)
     assert rig.portfolio.apply_update(update("9")) is not None
+
+
+# --- what is remembered -----------------------------------------------------------------------------
+
+
+class ListRecorder:
+    """Keeps every record; `on_write` is called while a batch is written."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.on_write: Callable[[], None] = lambda: None
+
+    def write(self, records: Iterable[Record]) -> None:
+        self.on_write()
+        self.records.extend(records)
+
+    def commit(self, records: Iterable[Record]) -> bool:
+        self.write(records)
+        return True
+
+    def newest(self, kind: type[Record]) -> list[Record]:
+        """The newest record of each key."""
+        return list({r.key: r for r in self.records if isinstance(r, kind)}.values())  # type: ignore[union-attr]
+
+
+class RecordedRig(Rig):
+    def __init__(self, *rows: Position, remembered: Remembered | None = None) -> None:
+        self.clock = FakeClock()
+        self.recorder = ListRecorder()
+        self.portfolio = Portfolio(self.clock, self.recorder)
+        if remembered is not None:
+            self.portfolio.restore(remembered)
+        if rows or remembered is None:
+            self.read(*rows)
+
+    def remembered(self) -> Remembered:
+        newest = self.recorder.newest
+        return Remembered(
+            positions=tuple(p for p in newest(PositionRecord) if isinstance(p, PositionRecord) and p.count),
+            orders=tuple(o for o in newest(OrderRecord) if isinstance(o, OrderRecord)),
+            fills=tuple(f for f in newest(FillRecord) if isinstance(f, FillRecord)),
+            ledgers=tuple(x for x in newest(LedgerRecord) if isinstance(x, LedgerRecord)),
+        )
+
+
+def test_every_change_is_written_down_as_it_is_then() -> None:
+    rig = RecordedRig(held())
+    first_seen = rig.clock.now()
+    (position,) = rig.recorder.newest(PositionRecord)
+    assert position == PositionRecord(T, YES, Decimal(10), Decimal("0.50"), first_seen)
+    rig.clock.advance(60)
+    rig.portfolio.apply_fill(fill("t1", "4", "0.40", fee="0.07"))
+    (position,) = rig.recorder.newest(PositionRecord)
+    assert position == PositionRecord(T, YES, Decimal(6), Decimal("0.50"), first_seen)
+    (ledger,) = rig.recorder.newest(LedgerRecord)
+    assert ledger == LedgerRecord(rig.portfolio.ledger().day, Decimal("-0.40"), Decimal("0.07"))
+    (order,) = rig.recorder.newest(OrderRecord)
+    assert order == OrderRecord(
+        "o1", T, Decimal(4), Decimal(0), Decimal("1.60"), Decimal("0.07"), rig.clock.now()
+    )
+    assert rig.recorder.newest(FillRecord) == [
+        FillRecord("t1", "o1", T, ASK, Decimal(4), Decimal("0.40"), Decimal("0.07"), 5_000)
+    ]
+    rig.answer("10", "0.40")
+    (position,) = rig.recorder.newest(PositionRecord)
+    assert isinstance(position, PositionRecord)
+    assert position.count == 0
+    written = len(rig.recorder.records)
+    rig.answer("10", "0.40")
+    rig.portfolio.apply_fill(fill("t1", "4", "0.40"))
+    assert len(rig.recorder.records) == written, "what is known is not written again"
+
+
+@pytest.mark.parametrize(
+    ("act", "count", "entry"),
+    [
+        (lambda rig: rig.read(held("12")), "12", "0.50"),
+        (lambda rig: rig.read(held(entry="0.55")), "10", "0.55"),
+        (
+            lambda rig: rig.portfolio.apply_update(
+                PositionUpdate(T, Decimal(20), Decimal("14.20"), Decimal(0), Decimal(0))
+            ),
+            "20",
+            "0.71",
+        ),
+    ],
+    ids=["a read", "a read that tells another entry", "a message that tells the cost"],
+)
+def test_a_position_is_written_down_whoever_tells_of_it(
+    act: Callable[[Rig], object], count: str, entry: str
+) -> None:
+    rig = RecordedRig(held())
+    rig.clock.advance(60)
+    act(rig)
+    (position,) = rig.recorder.newest(PositionRecord)
+    assert isinstance(position, PositionRecord)
+    assert (position.count, position.entry_price) == (Decimal(count), Decimal(entry))
+
+
+def test_the_recorder_may_ask_the_portfolio_and_a_slow_one_is_never_overtaken() -> None:
+    rig = RecordedRig(held())
+    inside, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        rig.portfolio.positions()  # no lock is held
+        inside.set()
+        assert release.wait(10)
+
+    rig.recorder.on_write = hang
+    first = threading.Thread(target=rig.portfolio.apply_fill, args=(fill("t1", "4", "0.40"),))
+    first.start()
+    assert inside.wait(10)
+    rig.portfolio.apply_fill(fill("t2", "2", "0.40"))  # returns, though the first still writes
+    release.set()
+    first.join(10)
+    counts = [r.count for r in rig.recorder.records if isinstance(r, PositionRecord)]
+    assert counts == [10, 6, 4]
+
+
+def test_a_recorder_that_fails_once_hears_of_what_comes_next() -> None:
+    rig = RecordedRig(held())
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    rig.recorder.on_write = fail
+    with pytest.raises(OSError, match="disk full"):
+        rig.portfolio.apply_fill(fill("t1", "4", "0.40"))
+    rig.recorder.on_write = lambda: None
+    rig.portfolio.apply_fill(fill("t2", "2", "0.40"))
+    (position,) = rig.recorder.newest(PositionRecord)
+    assert isinstance(position, PositionRecord)
+    assert position.count == 4
+
+
+# --- a restart --------------------------------------------------------------------------------------
+
+
+def was_held(count: str = "10", side: OutcomeSide = YES, opened_at: float | None = 1_000.0) -> Remembered:
+    record = PositionRecord(T, side, Decimal(count), Decimal("0.50"), opened_at)
+    return Remembered(positions=(record,))
+
+
+def opened_at(rig: Rig) -> float:
+    position = rig.portfolio.get(T)
+    assert position is not None
+    assert position.opened_at is not None
+    return position.opened_at
+
+
+@pytest.mark.parametrize(
+    ("remembered", "row", "is_taken_up"),
+    [
+        (was_held(), held(), True),
+        (was_held("3"), held(), True),
+        (was_held(side=NO), held(), False),
+        (was_held(opened_at=None), held(), False),
+        (Remembered(), held(), False),
+    ],
+    ids=["the same", "another count", "the other side", "nobody knew since when", "not held before"],
+)
+def test_since_when_a_position_is_held_survives_a_restart(
+    remembered: Remembered, row: Position, is_taken_up: bool
+) -> None:
+    rig = RecordedRig(remembered=remembered)
+    assert rig.portfolio.positions() == {}, "what is held, the exchange says"
+    rig.read(row)
+    assert opened_at(rig) == (1_000.0 if is_taken_up else rig.clock.now())
+
+
+def test_a_fill_before_the_first_read_keeps_the_time_too() -> None:
+    rig = RecordedRig(remembered=was_held())
+    rig.portfolio.apply_fill(fill("t1", "2", "0.40", side=BID, post="12"))
+    assert opened_at(rig) == 1_000.0
+
+
+def test_one_read_that_does_not_show_it_forgets_no_time_and_two_do() -> None:
+    rig = RecordedRig(remembered=was_held())
+    rig.read()
+    rig.clock.advance(AGREEMENT_S - 1)
+    rig.read(held())
+    assert opened_at(rig) == 1_000.0
+    rig = RecordedRig(remembered=was_held())
+    rig.read()
+    rig.clock.advance(AGREEMENT_S)
+    rig.read()
+    (position,) = rig.recorder.newest(PositionRecord)
+    assert isinstance(position, PositionRecord)
+    assert position.count == 0, "the journal hears that it is gone"
+    rig.clock.advance(60)
+    rig.read(held())
+    assert opened_at(rig) == rig.clock.now()
+
+
+def test_what_opens_anew_after_the_first_read_is_not_the_old_one() -> None:
+    rig = RecordedRig(remembered=was_held())
+    rig.read()
+    rig.portfolio.apply_fill(fill("t1", "2", "0.40", side=BID, post="2"))
+    assert opened_at(rig) == rig.clock.now()
+
+
+def test_nothing_that_was_booked_or_counted_counts_again_after_a_restart() -> None:
+    before = RecordedRig(held())
+    before.portfolio.apply_fill(fill("t1", "4", "0.40", fee="0.04"))
+    before.answer("6", "0.40", fees="0.06")
+    remembered = before.remembered()
+    a_while_ago = tuple(replace(o, updated_at=o.updated_at - 2 * READ_LAG_S) for o in remembered.orders)
+    after = RecordedRig(held("4"), remembered=replace(remembered, orders=a_while_ago))
+    assert after.portfolio.ledger() == before.portfolio.ledger()
+    after.portfolio.apply_fill(fill("t1", "4", "0.40", fee="0.04"))
+    after.portfolio.apply_fill(fill("t2", "2", "0.40", fee="0.02"))
+    after.answer("6", "0.40", fees="0.06")
+    assert after.signed == 4
+    assert after.portfolio.ledger() == before.portfolio.ledger()
+
+
+def test_yesterdays_ledger_is_not_todays() -> None:
+    old = Remembered(ledgers=(LedgerRecord("2001-01-01", Decimal(-50), Decimal(3)),))
+    rig = RecordedRig(remembered=old)
+    assert (rig.portfolio.ledger().realized, rig.portfolio.ledger().fees) == (0, 0)
+
+
+def test_a_fill_before_the_first_read_is_left_to_the_days_fills() -> None:
+    rig = RecordedRig(remembered=Remembered())
+    closing = fill("t1", "4", "0.40", fee="0.04")
+    rig.portfolio.apply_fill(closing)
+    assert rig.portfolio.unbooked([closing]) == [closing], "nobody knew what it closed"
+    assert rig.portfolio.ledger().fees == 0
+
+
+def test_orders_that_left_here_or_before_a_restart_are_known() -> None:
+    attempt = AttemptRecord("bs-1", "e1", 1, T, ASK, Decimal(1), Decimal("0.40"), None, 0.0)
+    rig = RecordedRig(remembered=Remembered(attempts=(attempt,)))
+    rig.portfolio.order_left(T, "entry-1")
+    rig.portfolio.order_settled("entry-1")
+    assert [rig.portfolio.was_sent(i) for i in ("bs-1", "entry-1", "by-hand")] == [True, True, False]
+
+
+# --- money that was told twice ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [YES, NO], ids=["yes", "no"])
+def test_the_fills_of_an_order_replace_its_rounded_answer(side: OutcomeSide) -> None:
+    rig = Rig(held("30", side))
+    book_side = ASK if side is YES else BID
+    prices = ("0.40", "0.41") if side is YES else ("0.60", "0.59")
+    average = "0.4067" if side is YES else "0.5933"  # of 10 and 20, rounded
+    rig.answer("30", average, side=book_side, fees="0.5000")
+    rig.portfolio.apply_fill(fill("t1", "10", prices[0], side=book_side, fee="0.1681"))
+    rig.portfolio.apply_fill(fill("t2", "20", prices[1], side=book_side, fee="0.3387"))
+    ledger = rig.portfolio.ledger()
+    assert abs(ledger.realized - Decimal("-2.80")) < Decimal("1e-18")
+    assert ledger.fees == Decimal("0.5068")
+
+
+def test_a_settled_position_says_so() -> None:
+    rig = Rig(held())
+    rig.clock.advance(60)
+    version = rig.portfolio.compared_state()[T].version
+    settled = Correction(CorrectionKind.SETTLED, T, None, version, "its market has ended")
+    (change,) = rig.portfolio.apply_corrections([settled], rig.clock.monotonic())
+    assert (change.is_closed, change.why) == (True, "settled")
+
+
+@pytest.mark.parametrize(
+    ("age_s", "is_held"), [(0.5, False), (READ_LAG_S + 1, True)], ids=["sold a moment ago", "sold long ago"]
+)
+def test_after_a_restart_a_read_that_may_be_behind_does_not_bring_back_what_was_sold(
+    age_s: float, is_held: bool
+) -> None:
+    clock = FakeClock()
+    sold = OrderRecord("o1", T, Decimal(0), Decimal(10), Decimal(4), Decimal("0.1"), clock.now() - age_s)
+    portfolio = Portfolio(clock)
+    portfolio.restore(Remembered(orders=(sold,)))
+    behind = {T: Position(T, OutcomeSide.YES, Decimal(10), Decimal("0.5"))}
+    portfolio.apply_read(behind, clock.monotonic())
+    assert (portfolio.get(T) is not None) is is_held
+    assert (portfolio.next_read_s() is None) is is_held
+    clock.advance(READ_LAG_S + 0.1)
+    portfolio.apply_read(behind, clock.monotonic())
+    assert portfolio.get(T) is not None, "a later read decides"

@@ -1,0 +1,249 @@
+"""Money that nobody told of: fills and settlements of today that happened while nobody listened.
+
+The stream and the answers tell most of it at once. What they missed (the process was down, the stream
+was cut) is read from the exchange: at start, whenever a read had to correct a position, and every ten
+minutes. It is booked once, by trade id, and moves no position: those the exchange tells.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Protocol
+
+from base.app.services import PeriodicService
+from base.clock import Clock
+from base.errors import BotError
+from base.log import log_event
+from base.model.market import ZERO
+from base.model.order import Order
+from base.model.position import Fill
+from base.store.books import trading_day
+from base.store.portfolio import READ_LAG_S, Portfolio
+from base.store.realized import (
+    Holding,
+    Payout,
+    Step,
+    in_time_order,
+    only_open,
+    opening_entry,
+    replay,
+    signed_count,
+)
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_S = 600.0
+SPACING_S = 1.0
+NOT_LOADED_RETRY_S = 1.0
+FAILING_S_MAX = 60.0
+"""Reads may fail for so long before `/healthz` says so."""
+TICKERS_PER_READ_MAX = 100
+"""The exchange takes so many in one list (docs, fills, October 2026)."""
+LOOKS = 3
+LOOK_AGAIN_S = 30.0
+"""After a corrected position its fills are looked for so often: reads of fills lag too."""
+COUNT_TRIES = 4
+COUNT_RETRY_S = 15.0
+"""A market whose fills do not lead to what is held is read so often before older, unlisted fills explain
+it: either the list or the position may be behind the other. One complete read must lie between."""
+
+
+class AccountHistory(Protocol):
+    """What the exchange remembers of the account; each method raises BotError when it cannot be read."""
+
+    def read_fills(self, since_s: int | None = None, tickers: Sequence[str] = ()) -> list[Fill]:
+        """All fills since a wall time, or of some markets, in the exchange's order."""
+
+    def read_settlements(self, since_s: int) -> list[Payout]: ...
+
+    def read_resting(self) -> list[Order]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Explained:
+    """The steps of the markets that add up, and the names of those that do not yet."""
+
+    steps: tuple[Step, ...]
+    odd: tuple[str, ...]
+
+
+class Bookkeeper:
+    """Books missed money and looks for orders that rest; the thread `bookkeeping`."""
+
+    def __init__(
+        self,
+        portfolio: Portfolio,
+        history: AccountHistory,
+        look_at_resting: Callable[[Sequence[Order]], None],
+        clock: Clock,
+    ) -> None:
+        self._portfolio = portfolio
+        self._history = history
+        self._look_at_resting = look_at_resting
+        self._clock = clock
+        self._resting_read_at: float | None = None  # owned by the thread, like the next two
+        self._odd: dict[str, tuple[int, float]] = {}  # tries, and when the first one was
+        self._explained_day = ""
+        self._lock = threading.Lock()  # guards the fields below
+        self._failing_since: float | None = None
+        self._looks_left = 0
+        self.service = PeriodicService("bookkeeping", INTERVAL_S, self.run_once, clock, spacing_s=SPACING_S)
+
+    def look_for_missed(self) -> None:
+        """Nobody told of something: a read had to correct a position, or the stream was gone."""
+        with self._lock:
+            self._looks_left = LOOKS
+        self.service.wake()
+
+    def doubts(self) -> list[str]:
+        with self._lock:
+            since = self._failing_since
+        if since is None or (failing_s := self._clock.monotonic() - since) <= FAILING_S_MAX:
+            return []
+        return [f"today's fills and settlements have not been readable for {failing_s:.0f} s"]
+
+    def run_once(self) -> float | None:
+        """Read and book; return after how many seconds to look again. Raises BotError."""
+        if not self._portfolio.is_loaded:
+            return NOT_LOADED_RETRY_S
+        try:
+            self._read_resting()
+            again_s = self._book_day()
+        except BotError:
+            with self._lock:
+                if self._failing_since is None:
+                    self._failing_since = self._clock.monotonic()
+            raise
+        with self._lock:
+            self._failing_since = None
+        return again_s
+
+    def _read_resting(self) -> None:
+        now = self._clock.monotonic()
+        if self._resting_read_at is None or now - self._resting_read_at >= INTERVAL_S:
+            self._look_at_resting(self._history.read_resting())
+            self._resting_read_at = now
+
+    def _book_day(self) -> float | None:
+        wall = self._clock.now()
+        day, since_s = trading_day(wall), _day_start_s(wall)
+        listed = self._history.read_settlements(since_s)
+        payouts = {p.ticker: p for p in listed if _is_of(p.settled_ts_ms, since_s)}
+        fills = [f for f in self._history.read_fills(since_s) if _is_of(f.ts_ms, since_s)]
+        if not self._is_worth_explaining(fills, payouts.values()):
+            return self._look_again_s(has_found=False)
+        explained = self._explain(fills, payouts, since_s)
+        is_all = not explained.odd
+        before = self._portfolio.ledger()
+        news = self._portfolio.book_missed(day, explained.steps, tuple(payouts.values()), is_all=is_all)
+        if news is None:
+            return NOT_LOADED_RETRY_S  # the day ended while it was read
+        self._explained_day = day if is_all else ""
+        ledger = self._portfolio.ledger()
+        if ledger != before:
+            log_event(
+                logger,
+                logging.WARNING,
+                "missed_money_booked",
+                events=news,
+                realized_today=round(ledger.realized, 4),
+                fees_today=round(ledger.fees, 4),
+            )
+        if explained.odd:
+            return COUNT_RETRY_S
+        return self._look_again_s(has_found=news > 0)
+
+    def _is_worth_explaining(self, fills: Sequence[Fill], payouts: Iterable[Payout]) -> bool:
+        """Whether there is news, or the day has not been gone through in full since somebody doubted it."""
+        is_new = bool(self._portfolio.unbooked(fills))
+        is_new |= not all(self._portfolio.is_booked(p.trade_id) for p in payouts)
+        with self._lock:
+            is_asked = self._looks_left > 0
+        return is_new or is_asked or self._explained_day != trading_day(self._clock.now())
+
+    def _look_again_s(self, *, has_found: bool) -> float | None:
+        with self._lock:
+            self._looks_left = 0 if has_found else max(0, self._looks_left - 1)
+            return LOOK_AGAIN_S if self._looks_left else None
+
+    # --- what the fills did -------------------------------------------------------------------------
+
+    def _explain(self, today: Sequence[Fill], payouts: Mapping[str, Payout], since_s: int) -> _Explained:
+        """What today's fills did, each from what was held before it."""
+        steps: list[Step] = []
+        reducing: list[str] = []
+        for ticker in sorted({fill.ticker for fill in today}):
+            fills = in_time_order([f for f in today if f.ticker == ticker])
+            held = self._held_in_the_end(ticker, payouts)
+            if only_open(fills, held):
+                steps += replay(fills, Holding(held - _sum(fills)))
+            else:
+                reducing.append(ticker)
+        odd: list[str] = []
+        for ticker, history in self._histories(reducing).items():
+            opening = self._opening(ticker, history, payouts)
+            if opening is None:
+                odd.append(ticker)
+                continue
+            steps += [s for s in replay(history, opening) if _is_of(s.fill.ts_ms, since_s)]
+        self._odd = {t: tried for t, tried in self._odd.items() if t in odd}
+        return _Explained(tuple(steps), tuple(odd))
+
+    def _histories(self, tickers: Sequence[str]) -> dict[str, list[Fill]]:
+        """All fills of each market, oldest first."""
+        found: dict[str, list[Fill]] = {ticker: [] for ticker in tickers}
+        for start in range(0, len(tickers), TICKERS_PER_READ_MAX):
+            chunk = tickers[start : start + TICKERS_PER_READ_MAX]
+            for fill in in_time_order(self._history.read_fills(None, chunk)):
+                if fill.ticker in found:
+                    found[fill.ticker].append(fill)
+        return found
+
+    def _held_in_the_end(self, ticker: str, payouts: Mapping[str, Payout]) -> Decimal:
+        if ticker in payouts:
+            return payouts[ticker].signed
+        position = self._portfolio.get(ticker)
+        return position.signed_count if position is not None else ZERO
+
+    def _opening(self, ticker: str, history: Sequence[Fill], payouts: Mapping[str, Payout]) -> Holding | None:
+        """What was held before the listed fills, None while that has to be asked again."""
+        signed = self._held_in_the_end(ticker, payouts) - _sum(history)
+        if signed == 0:
+            return Holding()
+        now, read_at = self._clock.monotonic(), self._portfolio.last_read_at
+        tries, first_at = self._odd.get(ticker, (0, now))
+        self._odd[ticker] = (tries + 1, first_at)
+        if tries + 1 < COUNT_TRIES or read_at is None or read_at - first_at < READ_LAG_S:
+            return None
+        side = Holding(signed).side
+        entry = opening_entry(history, signed, self._portfolio.get(ticker))
+        if entry is None:
+            entry = self._portfolio.last_entry(ticker, side)
+        if entry is None:
+            log_event(
+                logger,
+                logging.WARNING,
+                "realized_unknown",
+                ticker=ticker,
+                count=signed,
+                why="these contracts were bought before the fills that the exchange lists",
+            )
+        return Holding(signed, entry)
+
+
+def _sum(fills: Sequence[Fill]) -> Decimal:
+    return sum((signed_count(fill) for fill in fills), ZERO)
+
+
+def _is_of(ts_ms: int, since_s: int) -> bool:
+    return ts_ms >= since_s * 1000
+
+
+def _day_start_s(wall: float) -> int:
+    day = datetime.fromtimestamp(wall, UTC)
+    return int(day.replace(hour=0, minute=0, second=0, microsecond=0).timestamp())
