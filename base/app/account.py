@@ -251,6 +251,10 @@ class Account:
         with self._lock:
             unreadable = self._unreadable
         doubts = [f"position {ticker} cannot be read" for ticker in unreadable]
+        doubts += [
+            f"position {ticker} was held before the restart, and the exchange does not show it yet"
+            for ticker in self._portfolio.unshown
+        ]
         if last is None:
             doubts.append("positions have not been read from the exchange yet")
         elif (age_s := self._clock.monotonic() - last) > UNREAD_S_MAX + self.service.interval_s:

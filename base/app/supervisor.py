@@ -186,7 +186,7 @@ class Supervisor:
     def _update_trading_state(self) -> None:
         ledger = self._portfolio.ledger()
         inputs = StateInputs(
-            reconciled_once=self._portfolio.is_loaded,
+            reconciled_once=self._portfolio.is_loaded and not self._portfolio.unshown,
             journal_ok=self._journal_ok(),
             daily_loss_hit=is_daily_loss_hit(ledger.realized - ledger.fees, self._limits),
             service_died=bool(self._deaths) or self._exit_code == EXIT_UNSAFE,

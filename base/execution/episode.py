@@ -100,6 +100,8 @@ class Episode:
     """Since when the order's outcome is unknown; a resend does not start it anew."""
     read_awaited_since: float | None = None
     """Nothing is sized before a complete read of positions that left later."""
+    read_asks: int = 0
+    read_asked_at: float = -math.inf
     looked_up_at: float = -math.inf
     """When the newest read that was judged for the unknown order had left."""
     lookups: int = 0
@@ -250,7 +252,8 @@ def resume(
     episode.order_written_at = last.written_at
     # It left before the old run ended, so before now: reads that are complete up to now would show it.
     episode.sent_at, episode.sent_at_wall = now, now_wall
-    episode.unknown_since = now
+    # Restarts do not begin the minute anew, or a program that dies every half minute never gives it up.
+    episode.unknown_since = now - min(max(0.0, now_wall - last.written_at), UNKNOWN_S_MAX)
     episode.is_from_before = True
     episode.move(EpisodeState.SENDING)
     episode.move(EpisodeState.UNKNOWN)

@@ -32,7 +32,7 @@ from base.execution.episode import (
 )
 from base.execution.gateway import FoundOrder, Gateway, PriceView
 from base.execution.ladder import STEPS_THROUGH, exit_rung
-from base.execution.refusals import BlockedWhy, answer_refusal
+from base.execution.refusals import BlockedWhy, answer_refusal, probe_delay_s
 from base.execution.shared_reads import READ_ERRORS, Obstacle, SharedReads
 from base.log import RepeatedWarnings, log_event
 from base.model.events import OrderUpdate
@@ -54,7 +54,8 @@ PROBE_S = 2.0
 FAILED_PROBES_MAX = 3
 """After so many that failed in a row, the order itself asks: a broken read must not latch an exit off."""
 FRESH_READ_PATIENCE_S = 15.0
-"""How long an exit whose order was given up waits for a complete read of positions."""
+READ_ASKS_MIN = 5
+"""How long, and how often asking, an exit whose order was given up waits for a complete read of positions."""
 SHARED_READ_WAIT_S = 0.05
 REMIND_S = 300.0
 """A blocked exit is announced again this often."""
@@ -186,11 +187,17 @@ class ExitSteps:
         if since is None:
             return False
         read_at = self._portfolio.judged_at(episode.ticker)
-        is_patient = self._clock.monotonic() - since < FRESH_READ_PATIENCE_S
+        now = self._clock.monotonic()
+        if episode.read_asks == 0:
+            episode.read_asked_at = max(now, since)
+        episode.read_asks += 1
+        # A machine that slept has had no chance to read: it is patient from its first asking on.
+        is_patient = episode.read_asks < READ_ASKS_MIN or now - episode.read_asked_at < FRESH_READ_PATIENCE_S
         is_read = read_at is not None and read_at > since
         if is_patient and (not is_read or self._portfolio.is_doubted(episode.ticker)):
             return True
         episode.read_awaited_since = None
+        episode.read_asks = 0
         return False
 
     def _price(self, episode: Episode, position: Position, view: PriceView | None) -> Delay | Ready:
@@ -585,8 +592,10 @@ class ExitSteps:
                 return Delay(delay_s)  # it seems to have acted: look on
             count = min(request.count, position.count, episode.left)
             return Ready(replace(request, count=count), is_resend=True)
-        if verdict is LookupVerdict.WAIT:
-            return Delay(delay_s)
+        return Delay(delay_s) if verdict is LookupVerdict.WAIT else self._give_up(episode, request)
+
+    def _give_up(self, episode: Episode, request: OrderRequest) -> Delay:
+        """Leave the order's outcome to a fresh read of the position."""
         log_event(
             logger,
             logging.ERROR,
@@ -639,7 +648,7 @@ class ExitSteps:
     def _back_off(
         self, episode: Episode, why: BlockedWhy, delay_s: float, delay_s_max: float, detail: str = ""
     ) -> float:
-        delay = min(delay_s_max, delay_s * 2 ** min(episode.blocked_times, 10))
+        delay = probe_delay_s(delay_s, delay_s_max, episode.blocked_times, is_patient=False)
         episode.blocked_times += 1
         return self._block(episode, why, delay, detail).seconds
 

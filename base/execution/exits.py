@@ -366,6 +366,8 @@ class ExitDesk:
         one request; False (after looking after the connection) when none is due."""
         episode = self._take_due()
         if episode is None:
+            if self._announce_waiting():
+                return True
             try:
                 sender.prepare()
             except BotError as exc:
@@ -377,6 +379,25 @@ class ExitDesk:
             if not ready.is_resend:
                 batch += self._others_that_send(sender.batch_max - 1)
             self._send(batch, sender)
+        return True
+
+    def _announce_waiting(self) -> bool:
+        """Write down and log the exits that wait for the write budget; False when there are none."""
+        with self._lock:
+            waiting = [e for e in self._active.values() if not e.is_announced and e.ticker in self._due]
+            due = {e.ticker: self._due.pop(e.ticker) for e in waiting}
+            self._busy += len(waiting)
+        if not waiting:
+            return False
+        try:
+            self._steps.commit([episode.record() for episode in waiting])
+            for episode in waiting:
+                self._steps.announce(episode)
+        finally:
+            with self._lock:
+                self._busy -= len(waiting)
+                self._due.update(due)
+                self._work.notify()
         return True
 
     def _plan(self, episode: Episode, *, may_read: bool = True) -> Ready | None:

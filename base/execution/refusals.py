@@ -70,7 +70,7 @@ class Refusal:
 _PAUSED = Refusal(BlockedWhy.PAUSED, 2.0, 4.0, refresh_market=True)
 _CLOSED = Refusal(BlockedWhy.MARKET_CLOSED, 2.0, 10.0, refresh_market=True)
 _NO_FUNDS = Refusal(BlockedWhy.NO_FUNDS, 5.0, 30.0)
-_GONE = Refusal(BlockedWhy.ENDPOINT_GONE, 10.0, 60.0, concerns_all=True)
+_GONE = Refusal(BlockedWhy.ENDPOINT_GONE, 5.0, 60.0, concerns_all=True)
 _BY_CODE: dict[str, Refusal] = {
     "trading_is_paused": _PAUSED,
     "exchange_is_paused": _PAUSED,
@@ -86,6 +86,17 @@ _BY_CODE: dict[str, Refusal] = {
 _DEAD_KEY = Refusal(BlockedWhy.AUTH, 5.0, 30.0, concerns_all=True)
 _FORBIDDEN = Refusal(BlockedWhy.AUTH, 5.0, 30.0)
 _OTHER = Refusal(BlockedWhy.REJECTED, 0.5, 30.0, refresh_market=True)
+
+
+PATIENT_TRIES = 10
+
+
+def probe_delay_s(refusal_s: float, refusal_s_max: float, times: int, *, is_patient: bool) -> float:
+    """Seconds before the next try after so many that met the same: doubling at once, or, where one try
+    stands for the whole account, only after some minutes of trying."""
+    exponent = max(0, times - PATIENT_TRIES) if is_patient else times
+    wait_s: float = min(refusal_s_max, refusal_s * 2.0 ** min(exponent, 10))
+    return wait_s
 
 
 def answer_refusal(status: int, code: str) -> Refusal:

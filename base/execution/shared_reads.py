@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from base.clock import Clock
 from base.errors import RequestRejected, TransientError, WireError
 from base.execution.gateway import Gateway, OrderLookup, TradingShards
-from base.execution.refusals import BlockedWhy
+from base.execution.refusals import BlockedWhy, probe_delay_s
 
 READ_ERRORS = (TransientError, RequestRejected, WireError)
 SINCE_MARGIN_S = 60.0
@@ -154,7 +154,7 @@ class Obstacle:
         with self._lock:
             self._times = self._times + 1 if self._why is why else 0
             self._why = why
-            wait_s: float = min(delay_s_max, delay_s * 2.0 ** min(self._times, 10))
+            wait_s = probe_delay_s(delay_s, delay_s_max, self._times, is_patient=True)
             self._probe_at = now + wait_s
             return wait_s
 

@@ -48,6 +48,8 @@ from base.store.records import (
 
 __all__ = ["AGREEMENT_S", "READ_LAG_S", "Change", "HeldRead", "Ledger", "Portfolio"]
 
+UNSHOWN_READ_S = 2.0
+"""How soon it is read again when a read does not show what was held before a restart."""
 TOLD_S_MAX = 5.0
 """So long after a `market_position` message the fills that led to it may still come."""
 REMEMBERED_MAX = 20_000
@@ -152,9 +154,18 @@ class Portfolio:
         with self._lock:
             return self._is_loaded
 
+    @property
+    def unshown(self) -> tuple[str, ...]:
+        """Markets that were held before a restart and that no read has shown since: one read, or several
+        of one bad moment, do not prove them gone. Empty before the first read."""
+        with self._lock:
+            return tuple(sorted(self._remembered)) if self._is_loaded else ()
+
     def next_read_s(self) -> float | None:
         """In how many seconds another read has to judge what the last one could not; None: no hurry."""
         with self._lock:
+            if self._remembered:
+                return UNSHOWN_READ_S
             if self._was_skipped:
                 return READ_LAG_S + 0.1
             return AGREEMENT_S + 0.1 if self._missing_since else None

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import responses
 
+from base.app.exchange import with_slack
 from base.app.live_gateway import LiveGateway
 from base.errors import (
     AuthError,
@@ -22,7 +23,7 @@ from base.errors import (
 )
 from base.execution.gateway import OrderSender
 from base.kalshi.order_connection import OrderConnection
-from base.kalshi.rate_limit import Lane, Quota, RateLimiter, RequestStats
+from base.kalshi.rate_limit import AccountLimits, Lane, Quota, RateLimiter, RequestStats
 from base.kalshi.rest_client import RestClient
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import load_signer
@@ -441,3 +442,9 @@ def test_each_question_has_its_lane(bench: Bench, lane: Lane, ask: Any) -> None:
     started = bench.clock.monotonic()
     ask(bench.gateway, bench.clock.now())
     assert bench.clock.monotonic() == started, "it waited for the end of another lane's pause"
+
+
+def test_the_write_budget_keeps_some_slack_for_what_arrives_later_than_it_was_taken() -> None:
+    limits = with_slack(AccountLimits(Quota(600, 200), Quota(100, 100), "basic"))
+    assert limits.write == Quota(90, 100)
+    assert limits.read == Quota(600, 200)

@@ -17,6 +17,7 @@ from base.model.position import Position
 from base.risk.limits import Limits
 from base.risk.trading_state import TradingState
 from base.store.portfolio import Portfolio
+from base.store.records import PositionRecord, Remembered
 from tests.fakes.clock import FakeClock
 
 LIMITS = Limits(Decimal(50), Decimal(200), Decimal(1_000), Decimal(100))
@@ -220,6 +221,19 @@ def test_the_state_follows_what_is_true() -> None:
     rig.clock.advance(86_400)
     rig.tick()
     assert rig.state is TradingState.ACTIVE, "the next trading day"
+
+
+def test_nothing_is_opened_while_a_position_of_before_the_restart_is_missing() -> None:
+    rig = Rig()
+    before = PositionRecord(T, OutcomeSide.YES, Decimal(10), Decimal("0.5"), None)
+    rig.portfolio.restore(Remembered(positions=(before,)))
+    rig.portfolio.apply_read({}, rig.clock.monotonic())
+    rig.tick()
+    assert rig.state is TradingState.REDUCING
+    held = Position(T, OutcomeSide.YES, Decimal(10), Decimal("0.5"))
+    rig.portfolio.apply_read({T: held}, rig.clock.monotonic())
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
 
 
 def test_while_the_journal_cannot_be_written_nothing_is_opened() -> None:

@@ -45,6 +45,7 @@ class Notebook:
         self._exchange = exchange
         self.rows: dict[tuple[type, str], EpisodeRecord | AttemptRecord] = {}
         self.seen: dict[str, int] = {}
+        self.committed: set[str] = set()
         self.works = True
 
     def write(self, records: Iterable[Record]) -> None:
@@ -54,6 +55,7 @@ class Notebook:
 
     def commit(self, records: Iterable[Record]) -> bool:
         records = list(records)
+        self.committed |= {r.ticker for r in records if isinstance(r, EpisodeRecord)}
         for record in records:
             if isinstance(record, AttemptRecord):
                 self.seen.setdefault(record.client_order_id, len(self._exchange.requests))
@@ -734,6 +736,16 @@ def test_with_a_small_budget_the_largest_loss_goes_first_and_none_is_lost(batch_
     assert len(rig.orders) == 30
     assert all(held == 0 for held in rig.exchange.held.values())
     assert (max(rig.exchange.batches, default=1) > 1) is (batch_max > 1)
+
+
+def test_an_exit_that_waits_for_the_budget_is_on_disk_and_announced_meanwhile() -> None:
+    rig = Rig()
+    rig.exchange.budget = 0
+    crash_many(rig, {"KXMANY-1": "1", "KXMANY-2": "2"})
+    for _ in range(10):
+        rig.desk.run_once(rig.sender)
+    assert not rig.orders
+    assert rig.notebook.committed == {"KXMANY-1", "KXMANY-2"}
 
 
 def test_losses_in_dollars_decide_not_contracts() -> None:

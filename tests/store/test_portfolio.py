@@ -771,3 +771,52 @@ def test_after_a_restart_a_read_that_may_be_behind_does_not_bring_back_what_was_
     clock.advance(READ_LAG_S + 0.1)
     portfolio.apply_read(behind, clock.monotonic())
     assert portfolio.get(T) is not None, "a later read decides"
+
+
+def remembered_position(count: str = "10") -> Remembered:
+    return Remembered(positions=(PositionRecord(T, YES, Decimal(count), Decimal("0.5"), 1_000.0),))
+
+
+def test_what_was_held_before_a_restart_is_missed_until_two_reads_agree_that_it_is_gone() -> None:
+    clock = FakeClock()
+    portfolio = Portfolio(clock)
+    portfolio.restore(remembered_position())
+    assert portfolio.unshown == (), "nothing has been read yet"
+    portfolio.apply_read({}, clock.monotonic())
+    assert portfolio.unshown == (T,)
+    wait_s = portfolio.next_read_s()
+    assert wait_s is not None
+    assert wait_s <= 2.0, "an empty read of one bad moment must not last"
+    clock.advance(2.0)
+    portfolio.apply_read({}, clock.monotonic())
+    assert portfolio.unshown == (T,)
+    clock.advance(AGREEMENT_S)
+    portfolio.apply_read({}, clock.monotonic())
+    assert portfolio.unshown == ()
+    assert portfolio.next_read_s() is None
+
+
+def test_what_was_held_before_a_restart_and_is_shown_is_not_missed() -> None:
+    clock = FakeClock()
+    portfolio = Portfolio(clock)
+    portfolio.restore(remembered_position())
+    portfolio.apply_read({}, clock.monotonic())
+    portfolio.apply_read({T: held()}, clock.monotonic())
+    assert portfolio.unshown == ()
+    assert portfolio.get(T) is not None
+
+
+def test_a_read_that_was_skipped_for_a_market_does_not_count_as_a_look_at_it() -> None:
+    clock = FakeClock()
+    portfolio = Portfolio(clock)
+    portfolio.apply_read({T: held()}, clock.monotonic())
+    first = clock.monotonic()
+    portfolio.order_left(T, "c1")
+    clock.advance(5.0)
+    portfolio.apply_read({T: held()}, clock.monotonic())
+    assert portfolio.last_read_at == clock.monotonic()
+    assert portfolio.judged_at(T) == first
+    portfolio.order_settled("c1")
+    clock.advance(5.0)
+    portfolio.apply_read({T: held()}, clock.monotonic())
+    assert portfolio.judged_at(T) == clock.monotonic()
