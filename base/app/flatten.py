@@ -172,11 +172,18 @@ class Flatten:
         return PriceView(entry.market, entry.quote, entry.age_s(self._clock.monotonic()), False)
 
     def _block_entries(self) -> None:
-        self._config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         mark = self._config.state_dir / ENTRIES_BLOCKED_FILE
-        fd = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write("written by flatten: the daemon opens nothing until this file is removed\n")
+        try:
+            self._config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(fd, "w") as file:
+                file.write("written by flatten: the daemon opens nothing until this file is removed\n")
+        except OSError as exc:
+            # A full disk must not keep anything from being closed.
+            self._say(
+                f"entries could not be blocked ({exc.strerror or exc}): stop a daemon that may open more"
+            )
+            return
         self._say(f"entries are blocked until {mark} is removed")
 
     def _say(self, text: str) -> None:

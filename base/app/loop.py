@@ -76,7 +76,7 @@ def run_daemon(config: Config) -> int:
     ignored = [name for name in LEAKY_ENVIRONMENT if os.environ.pop(name, None) is not None]
     if ignored:
         log_event(logger, logging.INFO, "environment_ignored", names=ignored)
-    config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_state_dir(config.state_dir)
     # A thread that computes gives way after 0.5 ms instead of 5: measured, the age of a price acted on
     # beside a busy strategy falls from milliseconds to a third of one.
     sys.setswitchinterval(0.0005)
@@ -95,6 +95,16 @@ def run_daemon(config: Config) -> int:
     finally:
         if sandbox is not None:
             sandbox.stop()
+
+
+def make_state_dir(path: Path) -> None:
+    """Raise ConfigError where the directory cannot be made."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            [f"STATE_DIR={path}: {exc.strerror or exc}; name a directory that can be made and written"]
+        ) from exc
 
 
 def journal_path(config: Config) -> Path:

@@ -153,11 +153,9 @@ class ExitSteps:
             return Delay(WAIT_FOR_PRICE_S)
         if position is None or position.outcome_side is not episode.outcome_side:
             return self._close(episode, self._gone(episode, position))
-        if episode.is_resumed:
-            if abs(position.entry_price - episode.entry_price) > ENTRY_TOLERANCE:
-                # Traded by hand while nobody watched: the rules judge what is held now.
-                return self._close(episode, "position_changed")
-            episode.is_resumed = False
+        if episode.is_resumed and self._is_another(episode, position):
+            return self._close(episode, "position_changed")  # the rules judge what is held now
+        episode.is_resumed = False
         if episode.state is EpisodeState.BLOCKED and episode.blocked_why is BlockedWhy.PAUSED:
             if not may_read:
                 return None
@@ -174,6 +172,13 @@ class ExitSteps:
         one read, or several of one bad moment, prove nothing."""
         read_at = self._portfolio.judged_at(episode.ticker)
         return episode.is_resumed and (read_at is None or read_at < episode.resumed_at + AGREEMENT_S)
+
+    @staticmethod
+    def _is_another(episode: Episode, position: Position) -> bool:
+        """Whether it was sold and bought anew by hand while nobody watched. After fills of our own the
+        entry says nothing: what the exchange takes for the cost of the rest is not documented."""
+        has_moved = abs(position.entry_price - episode.entry_price) > ENTRY_TOLERANCE
+        return episode.filled == 0 and has_moved
 
     @staticmethod
     def _gone(episode: Episode, position: Position | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from base.app.loop import STRATEGIES, StrategyError, load_strategy
+from base.app.loop import STRATEGIES, StrategyError, load_strategy, make_state_dir
 from base.errors import ConfigError
 from base.strategy.guard import Guard
 from base.strategy.value import Value
@@ -108,3 +108,12 @@ def test_a_constructor_that_fails_is_no_reason_to_stop(module: str, name: str, s
     with pytest.raises(StrategyError) as failed:
         load_strategy(f"{module}:{name}", {})
     assert says in str(failed.value)
+
+
+def test_a_state_directory_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ConfigError, match="STATE_DIR"):
+        make_state_dir(file / "state")
+    make_state_dir(tmp_path / "a" / "state")
+    assert (tmp_path / "a" / "state").is_dir()

@@ -32,6 +32,22 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def environment_of(directory: Path, server: SandboxServer | None) -> dict[str, str]:
+    """What `run_bot.py` is started with for an account of this sandbox."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("KALSHI_", "UI_", "STRATEGY"))}
+    env |= {"STATE_DIR": str(directory / "state"), "PYTHONUNBUFFERED": "1"}
+    env |= {"PYTHONPATH": str(PROJECT), "XDG_RUNTIME_DIR": str(directory)}
+    if server is not None:
+        env |= {
+            "KALSHI_ENV": "sandbox",
+            "KALSHI_REST_URL": server.rest_url,
+            "KALSHI_WS_URL": server.ws_url,
+            "KALSHI_API_KEY_ID": server.key_id,
+            "KALSHI_PRIVATE_KEY_PATH": str(server.key_file),
+        }
+    return env
+
+
 class Daemon:
     """`run_bot.py` in a process of its own; a context manager that ends it by its id.
 
@@ -49,18 +65,7 @@ class Daemon:
         self._port = free_port()
         self._clock = SystemClock()
         self._on_line = on_line
-        env = {k: v for k, v in os.environ.items() if not k.startswith(("KALSHI_", "UI_", "STRATEGY"))}
-        env |= {"UI_PORT": str(self._port), "STATE_DIR": str(directory / "state"), "PYTHONUNBUFFERED": "1"}
-        env |= {"PYTHONPATH": str(PROJECT), "XDG_RUNTIME_DIR": str(directory)}
-        if server is not None:
-            env |= {
-                "KALSHI_ENV": "sandbox",
-                "KALSHI_REST_URL": server.rest_url,
-                "KALSHI_WS_URL": server.ws_url,
-                "KALSHI_API_KEY_ID": server.key_id,
-                "KALSHI_PRIVATE_KEY_PATH": str(server.key_file),
-            }
-        self._env = env | environment
+        self._env = environment_of(directory, server) | {"UI_PORT": str(self._port)} | environment
         self.state_dir = Path(self._env["STATE_DIR"])
         self._directory = directory
         self._lock = threading.Lock()  # guards the field below

@@ -1,0 +1,146 @@
+"""`flatten` as its own process: with only the key, beside a daemon or without one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from base.sandbox.scenario import parse_scenario
+from base.sandbox.server import SandboxServer
+from tests.integration.rig import PROJECT, Daemon, environment_of
+
+YES = "KXTEST-YES-A"
+NO = "KXTEST-NO-B"
+
+HELD = f"""
+[[market]]
+ticker = "{YES}"
+bid = "0.60"
+ask = "0.62"
+mode = "quiet"
+position = {{ side = "yes", count = "10", entry = "0.60" }}
+
+[[market]]
+ticker = "{NO}"
+bid = "0.38"
+ask = "0.40"
+mode = "quiet"
+position = {{ side = "no", count = "12.55", entry = "0.60" }}
+"""
+BOTH = {YES: Decimal(10), NO: Decimal("12.55")}
+
+
+@pytest.fixture
+def server() -> Iterator[SandboxServer]:
+    with SandboxServer(parse_scenario(HELD, "test.toml")) as running:
+        yield running
+
+
+def flatten(
+    directory: Path, server: SandboxServer, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "run_bot.py"), "flatten", *arguments],
+        cwd=directory,
+        env=environment_of(directory, server) | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=70,
+        check=False,
+    )
+
+
+def held(server: SandboxServer) -> dict[str, Decimal]:
+    """What is left, unsigned, by the exchange's own book; a turned position shows as another side."""
+    positions: Any = server.ledger()["positions"]
+    return {t: Decimal(p["count"]) for t, p in positions.items() if Decimal(p["count"]) != 0}
+
+
+def sold(server: SandboxServer) -> dict[str, Decimal]:
+    """Contracts of all fills but the first of each market, which opened the position."""
+    fills: Any = server.ledger()["fills"]
+    counts: dict[str, Decimal] = dict.fromkeys(BOTH, Decimal(0))
+    for fill in fills:
+        if fill["client_order_id"].startswith("bs"):
+            counts[fill["ticker"]] += Decimal(fill["count"])
+    return counts
+
+
+def test_it_closes_everything_with_only_the_key_and_a_second_run_finds_nothing(
+    server: SandboxServer, tmp_path: Path
+) -> None:
+    first = flatten(tmp_path, server, "--yes")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert held(server) == {}
+    assert sold(server) == BOTH
+    assert (tmp_path / "state" / "entries-blocked").exists()
+    second = flatten(tmp_path, server, "--yes")
+    assert second.returncode == 0
+    assert "nothing is held" in second.stdout
+    assert sold(server) == BOTH
+
+
+def test_it_asks_and_without_an_answer_it_closes_nothing(server: SandboxServer, tmp_path: Path) -> None:
+    asked = flatten(tmp_path, server)
+    assert asked.returncode == 5
+    assert set(held(server)) == set(BOTH)
+    assert "--yes" in asked.stderr
+
+
+def test_one_market_is_one_market(server: SandboxServer, tmp_path: Path) -> None:
+    assert flatten(tmp_path, server, "--ticker", NO, "--yes").returncode == 0
+    assert set(held(server)) == {YES}
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"calls": [{"method": "POST", "path": "*orders*", "times": 2, "action": "act_then_500"}]},
+        {"calls": [{"method": "POST", "path": "*orders*", "times": 2, "action": "act_then_reset"}]},
+        {"max_fill_per_order": "3"},
+        {"read_lag_s": 1.0},
+    ],
+    ids=["answers lost", "connections reset", "three at a time", "reads behind"],
+)
+def test_whatever_the_exchange_does_it_sells_what_was_held_once(
+    server: SandboxServer, tmp_path: Path, faults: dict[str, Any]
+) -> None:
+    server.set_faults(**faults)
+    done = flatten(tmp_path, server, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert held(server) == {}
+    assert sold(server) == BOTH
+
+
+def test_beside_a_daemon_that_exits_at_the_same_time_nothing_is_sold_twice(
+    server: SandboxServer, tmp_path: Path
+) -> None:
+    with Daemon(tmp_path, server) as daemon:
+        daemon.until(lambda: daemon.is_covered(2), "2 protected")
+        server.set_faults(latency_s=0.2)
+        server.set_market(YES, bid="0.40", ask="0.42", bid_size="100", ask_size="100")
+        daemon.wait_for("exit_triggered", ticker=YES)
+        done = flatten(tmp_path, server, "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert held(server) == {}
+        assert sold(server) == BOTH
+        daemon.until(lambda: not daemon.status()["positions"], "the daemon knows")
+        assert daemon.events("foreign_instance") == []
+        daemon.until(lambda: daemon.status()["trading_state"] == "reducing", "entries are blocked")
+        assert daemon.terminate() == 0
+
+
+def test_a_disk_that_takes_nothing_keeps_nothing_from_being_closed(
+    server: SandboxServer, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = flatten(tmp_path, server, "--yes", STATE_DIR=str(tmp_path / "file" / "state"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert held(server) == {}
