@@ -254,6 +254,7 @@ class Daemon:
             self._exposed,
             clock,
             has_weekly=config.env is not Environment.SANDBOX,  # which trades through the night
+            is_held_known=lambda: self._portfolio.is_loaded,
         )
         # What is done behind everything else.
         self._late_services = [self._pauses.service]

@@ -91,7 +91,8 @@ class PauseWatch:
     """Knows the next pause, and announces it. `service` is its thread.
 
     `read_schedule` raises BotError when there is no answer; `exposed` says what is held. `has_weekly` is
-    False for an exchange that trades through the documented weekly pause (the sandbox).
+    False for an exchange that trades through the documented weekly pause (the sandbox). Nothing is announced
+    before `is_held_known`.
     """
 
     def __init__(
@@ -103,12 +104,14 @@ class PauseWatch:
         has_weekly: bool = True,
         announce: Callable[[Announcement], None] = log_announcement,
         load_zone: Callable[[str], tzinfo] = ZoneInfo,
+        is_held_known: Callable[[], bool] = lambda: True,
     ) -> None:
         self._read_schedule = read_schedule
         self._exposed = exposed
         self._clock = clock
         self._has_weekly = has_weekly
         self._announce = announce
+        self._is_held_known = is_held_known
         self._zone, self._has_zone_data = eastern(load_zone)
         self.service = PeriodicService("pauses", PASS_S, self.run_once, clock)
 
@@ -189,6 +192,8 @@ class PauseWatch:
             )
 
     def _say_what_is_due(self) -> None:
+        if not self._is_held_known():
+            return  # what is said once must name what is exposed
         now = self._clock.now()
         pause = self.next_pause()
         is_under_way = pause is not None and pause.start <= now

@@ -175,10 +175,14 @@ class ExitSteps:
 
     @staticmethod
     def _is_another(episode: Episode, position: Position) -> bool:
-        """Whether it was sold and bought anew by hand while nobody watched. After fills of our own the
-        entry says nothing: what the exchange takes for the cost of the rest is not documented."""
+        """Whether it was sold and bought anew by hand while nobody watched.
+
+        One that has grown may have been added to: what was held at the trigger is still sold. After fills
+        of our own the entry says nothing: what the exchange takes for the cost of the rest is not
+        documented.
+        """
         has_moved = abs(position.entry_price - episode.entry_price) > ENTRY_TOLERANCE
-        return episode.filled == 0 and has_moved
+        return has_moved and episode.filled == 0 and position.count <= episode.count
 
     @staticmethod
     def _gone(episode: Episode, position: Position | None) -> str:

@@ -244,11 +244,11 @@ class Portfolio:
                 self._know_trade_locked(fill.trade_id)
             for attempt in remembered.attempts:
                 self._note_sent_locked(attempt.client_order_id)
-            for record in remembered.orders:
+            for ticker, traded_at in _last_trades(remembered).items():
                 # A read that leaves at once may not show yet what was sold just before the restart.
-                age_s = max(0.0, self._clock.now() - record.updated_at)
+                age_s = max(0.0, self._clock.now() - traded_at)
                 if age_s < READ_LAG_S:
-                    self._changed_at[record.ticker] = self._clock.monotonic() - age_s
+                    self._changed_at[ticker] = self._clock.monotonic() - age_s
             held = {p.ticker: p for p in remembered.positions if p.count > 0}
             self._remembered, self._last_held = dict(held), dict(held)
 
@@ -612,3 +612,21 @@ class Portfolio:
             batch, self._outbox = self._outbox + self._books.take_records(), []
             self._is_handing_over = bool(batch)
             return batch
+
+
+def _last_trades(remembered: Remembered) -> dict[str, float]:
+    """When each market was last traded in, wall time: by the fills of an order where all of them are
+    known, else by when its answer was taken in."""
+    filled: dict[str, Decimal] = {}
+    newest_ms: dict[str, int] = {}
+    for fill in remembered.fills:
+        filled[fill.order_id] = filled.get(fill.order_id, ZERO) + fill.count
+        newest_ms[fill.order_id] = max(newest_ms.get(fill.order_id, 0), fill.ts_ms)
+    traded_at: dict[str, float] = {}
+    for order in remembered.orders:
+        is_whole = filled.get(order.order_id, ZERO) >= max(order.from_fills, order.from_answer)
+        at = (
+            newest_ms[order.order_id] / 1000 if is_whole and order.order_id in newest_ms else order.updated_at
+        )
+        traded_at[order.ticker] = max(traded_at.get(order.ticker, 0.0), at)
+    return traded_at

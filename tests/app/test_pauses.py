@@ -42,6 +42,7 @@ class Desk:
     said: list[Announcement] = field(default_factory=list)
     reads: int = 0
     broken: bool = False
+    is_known: bool = True
 
     def read(self) -> ExchangeSchedule:
         self.reads += 1
@@ -68,7 +69,14 @@ def desk() -> Desk:
 
 
 def watch_of(desk: Desk, *, has_weekly: bool = True) -> PauseWatch:
-    return PauseWatch(desk.read, desk.exposed, desk.clock, has_weekly=has_weekly, announce=desk.said.append)
+    return PauseWatch(
+        desk.read,
+        desk.exposed,
+        desk.clock,
+        has_weekly=has_weekly,
+        announce=desk.said.append,
+        is_held_known=lambda: desk.is_known,
+    )
 
 
 def run_until(desk: Desk, watch: PauseWatch, wall: float) -> list[tuple[PauseEvent, float]]:
@@ -326,3 +334,15 @@ def test_without_anything_else_said_it_is_logged(desk: Desk, caplog: pytest.LogC
     (record,) = [r for r in caplog.records if r.name == "base.app.pauses"]
     assert record.levelname == "WARNING"
     assert record.event_fields["event"] == "pause_ahead"  # type: ignore[attr-defined]
+
+
+def test_nothing_is_announced_before_it_is_known_what_is_exposed(desk: Desk) -> None:
+    desk.clock = FakeClock(now=THURSDAY - 200)
+    desk.is_known = False
+    watch = watch_of(desk)
+    watch.run_once()
+    assert desk.take() == []
+    desk.is_known = True
+    watch.run_once()
+    (said,) = desk.take()
+    assert (said.event, len(said.held)) == (PauseEvent.AHEAD, 3)

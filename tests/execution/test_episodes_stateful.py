@@ -140,7 +140,8 @@ class World:
         self._sendings: defaultdict[str, list[float]] = defaultdict(list)  # by client order id
         self._last_id: dict[str, str] = {}  # by ticker
         self._left: set[str] = set()  # client order ids that another one has followed
-        self._sold: defaultdict[str, Decimal] = defaultdict(Decimal)  # by episode
+        self._sold: defaultdict[str, Decimal] = defaultdict(Decimal)  # by client order id
+        self._given_up: set[str] = set()
         self._steps_now = 0
         self._points_left: int | None = None
         self._fatal_point = ""
@@ -249,22 +250,21 @@ class World:
         self.begin_run()
         for attempt in self.journal.remembered().attempts:
             if attempt.outcome is AttemptOutcome.OPEN:
-                self._open.setdefault(attempt.client_order_id, self.clock.monotonic())
+                age_s = self.clock.now() - attempt.written_at
+                self._open.setdefault(attempt.client_order_id, self.clock.monotonic() - age_s)
         if first_read_lag_s is not None:
             self.read(first_read_lag_s)
 
     def _judge_memory(self) -> None:
         """What was announced or has left is on disk, unless the disk has said that it takes nothing."""
-        for episode in self._episodes():
-            is_known = self.journal.episode(episode.id) is not None
-            if self.journal.has_refused:
-                self.race(episode.ticker)
-                self._forgotten.add(episode.id)
-            elif episode.is_announced:
-                self.check(is_known, f"{episode.id} was announced and is forgotten")
         if self.journal.has_refused:
+            self._forgotten |= self.triggers.keys()
             for ticker in TICKERS:
                 self.race(ticker)
+            return
+        for episode in self._episodes():
+            is_known = self.journal.episode(episode.id) is not None
+            self.check(is_known or not episode.is_announced, f"{episode.id} was announced and is forgotten")
 
     def attempts(self) -> tuple[AttemptRecord, ...]:
         return self.journal.remembered().attempts
@@ -389,6 +389,7 @@ class World:
         is_tried = now - self._open[last] >= UNKNOWN_S_MAX or len(self._sendings[last]) > RESENDS_MAX
         is_quiet = now - self._sendings[last][-1] >= NEWS_S_MAX
         self.check(is_tried and is_quiet, f"{name} left while what became of {last} was unknown")
+        self._given_up.add(last)
         self.told(last)
 
     def _judge_execution(self, execution: Execution) -> None:
@@ -398,9 +399,9 @@ class World:
             direction = 1 if execution.book_side is BookSide.BID else -1
             to_sell = max(ZERO, -direction * execution.signed)
             self.check(execution.count <= to_sell, f"{name} sold {execution.count} of {to_sell}")
-            self._sold[episode_id] += execution.count
+            self._sold[name] += execution.count
             most = self.triggers[episode_id].count
-            self.check(self._sold[episode_id] <= most, f"{episode_id} sold more than its {most}")
+            self.check(self._sold_by(episode_id) <= most, f"{episode_id} sold more than its {most}")
         news = [Message(execution, is_fill=True)] if execution.count else []
         if not execution.by_hand:
             news.append(Message(execution, is_fill=False))
@@ -409,6 +410,13 @@ class World:
                 self.deliver(message)
         else:
             self.messages.extend(news)
+
+    def _sold_by(self, episode_id: str) -> Decimal:
+        """What an exit has sold, as far as it can know: where an order was given up, and somebody has added
+        to the position, what is held does not tell what that order had filled."""
+        is_touched = self.triggers[episode_id].ticker in self.touched
+        names = (i for i in self._sold if i.rpartition("-")[0] == episode_id)
+        return sum((self._sold[i] for i in names if not (is_touched and i in self._given_up)), ZERO)
 
     def judge(self) -> None:
         self.end_races()

@@ -696,6 +696,23 @@ def test_bought_anew_while_nobody_watched_the_rules_judge_it_afresh() -> None:
     assert rig.view().why == "position_changed"
 
 
+def test_what_is_added_by_hand_while_nobody_watched_is_left_to_the_rules_too() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.exchange.holds(T, "16")
+    rig.restart()
+    rig.is_reading = False
+    rig.clock.advance(READ_LAG_S + 0.1)
+    grown = {t: replace(p, entry_price=Decimal("0.38")) for t, p in rig.exchange.positions().items()}
+    rig.portfolio.apply_read(grown, rig.clock.monotonic())
+    rig.drive(10)
+    assert rig.exchange.held[T] == Decimal(6)
+    assert rig.view().filled == Decimal(10)
+
+
 # --- how much, and in which order -----------------------------------------------------------------------
 
 

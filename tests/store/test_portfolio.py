@@ -773,6 +773,17 @@ def test_after_a_restart_a_read_that_may_be_behind_does_not_bring_back_what_was_
     assert portfolio.get(T) is not None, "a later read decides"
 
 
+def test_booking_old_fills_anew_does_not_make_them_fresh() -> None:
+    clock = FakeClock()
+    opened_ms = int((clock.now() - 3_600) * 1000)
+    order = OrderRecord("o1", T, Decimal(10), Decimal(0), Decimal(5), Decimal("0.1"), clock.now())
+    opening = FillRecord("t1", "o1", T, BID, Decimal(10), Decimal("0.5"), Decimal("0.1"), opened_ms)
+    portfolio = Portfolio(clock)
+    portfolio.restore(Remembered(orders=(order,), fills=(opening,)))
+    portfolio.apply_read({T: held()}, clock.monotonic())
+    assert portfolio.get(T) is not None, "protected from the first read on"
+
+
 def remembered_position(count: str = "10") -> Remembered:
     return Remembered(positions=(PositionRecord(T, YES, Decimal(count), Decimal("0.5"), 1_000.0),))
 
