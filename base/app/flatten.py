@@ -1,7 +1,7 @@
 """`flatten`: close what is held with only the key, whether the daemon runs or not.
 
-Every order is reduce-only and immediate-or-cancel, sized from a fresh read, so that running it twice, or
-beside the daemon's own exits, sells nothing twice. It first blocks entries: a running daemon with the
+Every order is reduce-only and immediate-or-cancel, sized from a fresh read, so that running it again, or
+beside the daemon's own exits, sells nothing twice; two at once are one too many. It first blocks entries: a running daemon with the
 same STATE_DIR sees the mark and only reduces until the mark is removed.
 """
 
@@ -11,16 +11,18 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import TextIO
 
 from base.app.config import Config, TradingMode
 from base.app.exchange import Exchange, open_exchange
+from base.app.instance_lock import InstanceLock
 from base.app.live_gateway import LiveGateway
 from base.app.sandbox_process import running_sandbox
 from base.clock import Clock, SystemClock
-from base.errors import BotError
+from base.errors import AlreadyRunningError, BotError, ConfigError
 from base.execution.exits import ExitDesk, ExitOrder
 from base.execution.gateway import PriceView
 from base.kalshi.rate_limit import Lane
@@ -55,7 +57,26 @@ def main(config: Config, ticker: str | None, yes: bool) -> int:
         config = config.with_exchange(address.rest_url, address.ws_url, address.key_id, address.key_file)
     clock = SystemClock()
     flatten = Flatten(config, open_exchange(config, clock), clock, sys.stdout, _ask)
-    return flatten.run(ticker, asks=not yes)
+    with _alone(config.api_key_id):
+        return flatten.run(ticker, asks=not yes)
+
+
+@contextmanager
+def _alone(api_key_id: str) -> Iterator[None]:
+    """One `flatten` of a key at a time: who presses the panic button twice must not sell twice. Raises
+    AlreadyRunningError."""
+    lock = InstanceLock(f"flatten:{api_key_id}")
+    try:
+        lock.acquire()
+    except AlreadyRunningError as exc:
+        raise AlreadyRunningError("another flatten with this key is at work: let it finish") from exc
+    except ConfigError as exc:
+        # Nothing may keep it from closing, least of all a directory for locks.
+        print(f"two runs at once are not prevented: {exc}", file=sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ask(question: str) -> bool:

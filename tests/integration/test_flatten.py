@@ -144,3 +144,16 @@ def test_a_disk_that_takes_nothing_keeps_nothing_from_being_closed(
     done = flatten(tmp_path, server, "--yes", STATE_DIR=str(tmp_path / "file" / "state"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert held(server) == {}
+
+
+def test_two_at_once_are_one(server: SandboxServer, tmp_path: Path) -> None:
+    server.set_faults(latency_s=0.3)
+    command = [sys.executable, str(PROJECT / "run_bot.py"), "flatten", "--yes"]
+    env = environment_of(tmp_path, server)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    runs = [subprocess.Popen(command, cwd=tmp_path, env=env, text=True, **pipes) for _ in range(2)]
+    said = [run.communicate(timeout=70) for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 3], said
+    assert held(server) == {}
+    orders: Any = server.ledger()["submissions"]
+    assert len([o for o in orders if o["client_order_id"].startswith("bs")]) == 2
