@@ -1,8 +1,8 @@
 """`flatten`: close what is held with only the key, whether the daemon runs or not.
 
 Every order is reduce-only and immediate-or-cancel, sized from a fresh read, so that running it again, or
-beside the daemon's own exits, sells nothing twice; two at once are one too many. It first blocks entries: a running daemon with the
-same STATE_DIR sees the mark and only reduces until the mark is removed.
+beside the daemon's own exits, sells nothing twice; two runs at once are one too many. It first blocks
+entries: a running daemon with the same STATE_DIR sees the mark and only reduces until it is removed.
 """
 
 from __future__ import annotations
