@@ -127,7 +127,8 @@ CASES = (
     ),
     FaultCase("halved by hand between orders", {"zero_fill_orders": 4}, 6, 6, 8.0, sold_by_hand=Decimal(5)),
     # Nothing but its end tells that these are mended: asked slowly, and not left off.
-    FaultCase("unfunded shard 20 s", {"shard_balance": {"0": "0"}}, 8, 8, 10.0, lasts_s=20),
+    # Funds are asked for market by market, with growing waits: many of them share the write budget.
+    FaultCase("unfunded shard 20 s", {"shard_balance": {"0": "0"}}, 8, 8, 20.0, lasts_s=20),
     FaultCase("dead key 20 s", {"auth": "dead"}, 8, 8, 10.0, lasts_s=20),
     FaultCase("skewed clock 20 s", {"auth": "skewed"}, 16, 8, 10.0, lasts_s=20),
     FaultCase("order entry gone (410) 20 s", {"gone": True}, 8, 8, 10.0, lasts_s=20),
