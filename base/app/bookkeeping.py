@@ -215,6 +215,9 @@ class Bookkeeper:
         signed = self._held_in_the_end(ticker, payouts) - _sum(history)
         if signed == 0:
             return Holding()
+        before = self._portfolio.entry_before(ticker, signed)
+        if before is not None:
+            return Holding(signed, before)  # the list begins where the last run ended
         now, read_at = self._clock.monotonic(), self._portfolio.last_read_at
         tries, first_at = self._odd.get(ticker, (0, now))
         self._odd[ticker] = (tries + 1, first_at)

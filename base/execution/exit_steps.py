@@ -203,7 +203,11 @@ class ExitSteps:
         # A machine that slept has had no chance to read: it is patient from its first asking on.
         is_patient = episode.read_asks < READ_ASKS_MIN or now - episode.read_asked_at < FRESH_READ_PATIENCE_S
         is_read = read_at is not None and read_at > since
-        if is_patient and (not is_read or self._portfolio.is_doubted(episode.ticker)):
+        if self._portfolio.is_doubted(episode.ticker):
+            # One read does not show it: the second one decides, and comes AGREEMENT_S after the first.
+            is_patient = now - episode.read_asked_at < FRESH_READ_PATIENCE_S + 2 * AGREEMENT_S
+            is_read = False
+        if is_patient and not is_read:
             return True
         episode.read_awaited_since = None
         episode.read_asks = 0

@@ -128,6 +128,7 @@ class Portfolio:
         self._remembered: dict[str, PositionRecord] = {}  # held before a restart, not yet seen again
         self._gone_since: dict[str, float] = {}  # of those, what reads have not shown since then
         self._last_held: dict[str, PositionRecord] = {}  # the newest record of each that was held
+        self._held_before: dict[str, PositionRecord] = {}  # when the last run ended
         self._outbox: list[Record] = []
         self._is_handing_over = False
         self._is_loaded = False
@@ -202,6 +203,14 @@ class Portfolio:
             last = self._last_held.get(ticker)
             return last.entry_price if last is not None and last.outcome_side is side else None
 
+    def entry_before(self, ticker: str, signed: Decimal) -> Decimal | None:
+        """What a contract had cost when the last run ended, if exactly `signed` of them were held then."""
+        with self._lock:
+            last = self._held_before.get(ticker)
+        if last is None or last.count != abs(signed):
+            return None
+        return last.entry_price if (last.outcome_side is OutcomeSide.YES) == (signed > 0) else None
+
     def unbooked(self, fills: Iterable[Fill]) -> list[Fill]:
         """Those of the fills whose money is not known by their trade ids."""
         with self._lock:
@@ -250,7 +259,7 @@ class Portfolio:
                 if age_s < READ_LAG_S:
                     self._changed_at[ticker] = self._clock.monotonic() - age_s
             held = {p.ticker: p for p in remembered.positions if p.count > 0}
-            self._remembered, self._last_held = dict(held), dict(held)
+            self._remembered, self._last_held, self._held_before = dict(held), dict(held), held
 
     def order_left(self, ticker: str, client_order_id: str) -> None:
         """An order is about to leave: until it is settled, reads say nothing about this ticker."""

@@ -442,6 +442,31 @@ def test_contracts_from_before_the_listed_fills(
     assert (ledger.realized, ledger.fees) == (D(realized), len(fills) * D("0.01"))
 
 
+@pytest.mark.parametrize(
+    ("held", "fills", "realized"),
+    [
+        (yes("10", "0.50"), ["-10 0.55", "+10 0.50"], "1.00"),
+        (Position(A, OutcomeSide.NO, D(5), D("0.45")), ["-15 0.55"], "1.00"),
+        (yes("6", "0.45"), ["-4 0.55"], "0.40"),
+        (None, ["-10 0.30"], "-1.50"),
+    ],
+    ids=["sold and bought again", "turned to the other side", "a part sold", "all sold"],
+)
+def test_what_was_traded_while_the_daemon_was_down_is_judged_by_what_it_knew_before(
+    held: Position | None, fills: list[str], realized: str
+) -> None:
+    rig = Rig()
+    before = PositionRecord(A, OutcomeSide.YES, D(10), D("0.45"), None)
+    portfolio = Portfolio(rig.clock)
+    portfolio.restore(Remembered(positions=(before,)))
+    portfolio.apply_read({} if held is None else {A: held}, rig.clock.monotonic())
+    books = Bookkeeper(portfolio, rig.history, lambda orders: None, rig.clock)
+    for text in fills:
+        rig.fill(*text.split())
+    assert books.run_once() is None, "nothing is left to ask"
+    assert portfolio.ledger().realized == D(realized)
+
+
 def test_a_count_that_does_not_add_up_is_asked_about_again_although_reads_confirm_it() -> None:
     rig = Rig(yes("6", "0.50"))
     rig.fill("-4", "0.30")

@@ -866,6 +866,19 @@ def test_a_read_from_before_an_order_was_given_up_sizes_no_new_one() -> None:
     assert world.exchange.held[YES_CENTS] == 0
 
 
+def test_an_outage_that_ends_soon_after_an_order_was_given_up_sells_nothing_twice() -> None:
+    world = world_that_holds()
+    world.script(YES_CENTS, [Lost(), *[Lost(acted=False)] * RESENDS_MAX])
+    world.exchange.reads_fail = True
+    world.trigger(YES_CENTS)
+    world.drive(UNKNOWN_S_MAX + 6)
+    world.exchange.reads_fail = False
+    world.drive(30)
+    world.judge()
+    assert world.exchange.held[YES_CENTS] == 0
+    assert {r.client_order_id for r in world.exchange.requests} == {"x1-1"}
+
+
 # --- whether the machine would notice -----------------------------------------------------------------
 
 
