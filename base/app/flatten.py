@@ -7,12 +7,14 @@ entries: a running daemon with the same STATE_DIR sees the mark and only reduces
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import TextIO
 
@@ -29,7 +31,9 @@ from base.kalshi.rate_limit import Lane
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.position import Position
 from base.model.rules import ExitReason
+from base.store.journal import Journal
 from base.store.portfolio import Portfolio
+from base.store.records import Remembered
 
 EXIT_OK = 0
 EXIT_FAILED = 5
@@ -56,9 +60,31 @@ def main(config: Config, ticker: str | None, yes: bool) -> int:
             return EXIT_FAILED
         config = config.with_exchange(address.rest_url, address.ws_url, address.key_id, address.key_file)
     clock = SystemClock()
-    flatten = Flatten(config, open_exchange(config, clock), clock, sys.stdout, _ask)
-    with _alone(config.api_key_id):
+    with _alone(config.api_key_id), _journal(config, clock) as journal:
+        flatten = Flatten(config, open_exchange(config, clock), clock, sys.stdout, _ask, journal)
         return flatten.run(ticker, asks=not yes)
+
+
+@contextmanager
+def _journal(config: Config, clock: Clock) -> Iterator[Journal | None]:
+    """A record of this command's own orders, so that one that was killed and is run again sells nothing
+    twice; None where the disk takes none: that must keep nothing from being closed."""
+    key = hashlib.sha256(config.api_key_id.encode()).hexdigest()[:8]
+    path = config.state_dir / f"journal-flatten-{config.env.value}-{key}.sqlite"
+    try:
+        config.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        begins_anew = config.runs_embedded_sandbox
+        journal = Journal.open(path, clock, account=path.stem, fresh=begins_anew)
+    except (OSError, ConfigError) as exc:
+        print(f"orders are not written down: {exc}", file=sys.stderr)
+        yield None
+        return
+    journal.start()
+    try:
+        yield journal
+    finally:
+        journal.stop()
+        journal.join(2.0)
 
 
 @contextmanager
@@ -96,6 +122,7 @@ class Flatten:
         clock: Clock,
         out: TextIO,
         ask: Callable[[str], bool],
+        journal: Journal | None,
     ) -> None:
         self._config = config
         self._exchange = exchange
@@ -103,7 +130,9 @@ class Flatten:
         self._out = out
         self._ask = ask
         self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
-        self._portfolio = Portfolio(clock)
+        self._remembered = Remembered() if journal is None else journal.load()
+        self._portfolio = Portfolio(clock, journal)
+        self._portfolio.restore(self._remembered)
         self._wanted = threading.Event()
         self._desk = ExitDesk(
             LiveGateway(exchange.rest, exchange.open_order_connection, self._cache, clock),
@@ -113,6 +142,7 @@ class Flatten:
             clock,
             # Not the daemon's form: beside it these orders must not look like another daemon's.
             new_id=lambda: f"bsflatten{uuid.uuid4().hex[:20]}",
+            recorder=journal,
         )
 
     def run(self, ticker: str | None, *, asks: bool) -> int:
@@ -133,6 +163,8 @@ class Flatten:
             self._say("nothing was closed")
             return EXIT_FAILED
         self._block_entries()
+        asked = tuple(e for e in self._remembered.episodes if e.ticker in held)
+        self._desk.resume(replace(self._remembered, episodes=asked))  # what a killed run has left
         self._desk.start()
         left = self._close_all(held)
         self._desk.stop(5.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -157,3 +158,30 @@ def test_two_at_once_are_one(server: SandboxServer, tmp_path: Path) -> None:
     assert held(server) == {}
     orders: Any = server.ledger()["submissions"]
     assert len([o for o in orders if o["client_order_id"].startswith("bs")]) == 2
+
+
+def test_killed_with_its_orders_under_way_and_run_again_it_sells_what_was_held_once(
+    server: SandboxServer, tmp_path: Path
+) -> None:
+    server.set_faults(latency_s=0.5, read_lag_s=1.0)
+    command = [sys.executable, str(PROJECT / "run_bot.py"), "flatten", "--yes"]
+    env = environment_of(tmp_path, server)
+    sent: Any = []
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL) as run:
+        never = threading.Event()
+        for _ in range(600):
+            sent = [o for o in server.ledger()["submissions"] if o["client_order_id"].startswith("bs")]  # type: ignore[attr-defined]
+            if sent or run.poll() is not None:
+                break
+            never.wait(0.02)
+        run.kill()
+    assert sent
+    server.set_faults(latency_s=0.0, read_lag_s=1.0)
+    again = flatten(tmp_path, server, "--yes")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert held(server) == {}
+    assert sold(server) == BOTH
+    orders: Any = server.ledger()["submissions"]
+    taken = [o for o in orders if o["client_order_id"].startswith("bs") and o["outcome"] == "accepted"]
+    useless = [o for o in taken if Decimal(o["fill_count"]) == 0]
+    assert useless == [], "no order is sent for what has been sold"
