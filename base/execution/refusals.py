@@ -81,7 +81,7 @@ _BY_CODE: dict[str, Refusal] = {
     "available_balance_too_low": _NO_FUNDS,
     "invalid_price": Refusal(BlockedWhy.REJECTED, 0.25, 10.0, refresh_market=True),
     "deprecated_v1_order_endpoint": _GONE,
-    "header_timestamp_expired": Refusal(BlockedWhy.CLOCK, 2.0, 10.0, concerns_all=True),
+    "header_timestamp_expired": Refusal(BlockedWhy.CLOCK, 4.0, 15.0, concerns_all=True),
 }
 _DEAD_KEY = Refusal(BlockedWhy.AUTH, 5.0, 30.0, concerns_all=True)
 _FORBIDDEN = Refusal(BlockedWhy.AUTH, 5.0, 30.0)
