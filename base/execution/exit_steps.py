@@ -225,7 +225,9 @@ class ExitSteps:
         if isinstance(price, Hold):
             why = _BLOCKED_BY_HOLD.get(price.why, BlockedWhy.NO_PRICE)
             return self._block(episode, why, PROBE_S if why is BlockedWhy.PAUSED else WAIT_FOR_PRICE_S)
-        if self._has_left_its_profit(episode, price.value):
+        floor = self._floor(episode)
+        if price.value < floor:
+            # The rules judge anew, so that a take-profit never stands in the way of a stop.
             return self._close(episode, "price_left")
         obstacle = self._obstacle.waits(self._clock.monotonic())
         if obstacle is not None:
@@ -237,7 +239,7 @@ class ExitSteps:
             view.quote,
             view.market,
             episode.rung,
-            episode.floor,
+            floor,
             count=min(position.count, episode.left),
             bids=view.yes_bids if position.outcome_side is OutcomeSide.YES else view.no_bids,
             steps=self._ladder_steps,
@@ -256,12 +258,14 @@ class ExitSteps:
             )
         )
 
-    def _has_left_its_profit(self, episode: Episode, exit_value: Decimal) -> bool:
-        """Whether an exit that is not urgent has lost the price it was for; the rules then judge anew, so
-        that a take-profit never stands in the way of a stop."""
+    def _floor(self, episode: Episode) -> Decimal:
+        """The least to ask, dollars of the held side. A profit is only taken where there is one: its exit
+        goes a step below its trigger, and not below what was paid."""
         if episode.reason.is_urgent or episode.trigger_price is None:
-            return False
-        return exit_value < episode.trigger_price - self._ladder_steps[-1] * CENT
+            return episode.floor
+        least = episode.trigger_price - self._ladder_steps[0] * CENT
+        is_profit = episode.entry_price <= episode.trigger_price
+        return max(episode.floor, least, episode.entry_price if is_profit else least)
 
     def _fresh_view(self, ticker: str, *, may_read: bool) -> PriceView | None:
         """The price view, read anew when neither the feed nor its age vouches for it."""

@@ -11,6 +11,7 @@ rungs never holds a worker from another position.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import uuid
 from collections import OrderedDict
@@ -41,6 +42,10 @@ IDLE_S = 0.5
 WORKER_RETRY_S = 0.5
 BROKEN_STEP_S = 1.0
 BUDGET_WAIT_S_MIN = 0.002
+GATHER_FROM = 5
+GATHER_S = 0.03
+GATHER_AGAIN_S = 1.0
+"""When so many exits wait for their first order, all wait so long, at most once a second."""
 BATCH_MIN = 3
 """Fewer exits that are due together go out one by one, each over a connection that is warm already."""
 REMEMBERED_EPISODES_MAX = 200
@@ -127,6 +132,7 @@ class ExitDesk:
         self._busy = 0
         self._extras: set[threading.Thread] = set()
         self._grow_after = 0.0
+        self._gather_until = -math.inf
 
     # --- what other threads may call ----------------------------------------------------------------
 
@@ -210,9 +216,18 @@ class ExitDesk:
             if episode is not None and self._add(episode, closed_before):
                 started += 1
         with self._work:
+            self._gather_locked()
             self._work.notify(min(started, len(self._threads)))
             self._grow_locked()
         return started
+
+    def _gather_locked(self) -> None:
+        """When many trigger at once, wait a moment for the rest of them: what the write budget carries
+        at once is for the largest losses, not for those whose frames came first."""
+        unsent = sum(e.state is EpisodeState.TRIGGERED and not e.attempts for e in self._active.values())
+        now = self._clock.monotonic()
+        if unsent >= GATHER_FROM and now - self._gather_until > GATHER_AGAIN_S:
+            self._gather_until = now + GATHER_S
 
     def _new_episode(self, order: ExitOrder) -> Episode | None:
         position = self._portfolio.get(order.ticker)
@@ -353,7 +368,7 @@ class ExitDesk:
     def _due_at_locked(self, ticker: str) -> float:
         due = self._due[ticker]
         if self._active[ticker].state in _WANTS_TO_SEND:
-            return max(due, self._budget_at)
+            return max(due, self._budget_at, self._gather_until)
         return due
 
     def _is_due_locked(self, ticker: str, now: float) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base.execution.exits import ExitDesk, ExitOrder
+from base.execution.exits import GATHER_FROM, GATHER_S, ExitDesk, ExitOrder
 from base.model.events import OrderUpdate
 from base.model.market import BookSide, MarketStatus
 from base.model.order import OrderAck, OrderRequest, OrderStatus
@@ -835,17 +835,59 @@ def test_with_a_dead_key_one_exit_asks_for_all() -> None:
     assert all(rig.exchange.held[t] == 0 for t in tickers)
 
 
-def test_a_take_profit_whose_price_has_gone_gives_way_to_the_rules() -> None:
+@pytest.mark.parametrize(
+    ("bid", "left", "why"),
+    [
+        ("0.91", "0", "filled"),
+        ("0.89", "0", "filled"),
+        ("0.87", "6", "price_left"),
+        ("0.40", "6", "price_left"),
+    ],
+    ids=["there still", "a step below", "gone", "far gone"],
+)
+def test_a_profit_is_only_taken_where_there_is_one(bid: str, left: str, why: str) -> None:
     rig = Rig()
     rig.hold(T, "10", bid="0.90")
     rig.exchange.script[T].append(Fill("4"))
     rig.desk.trigger(ExitOrder(T, ExitReason.TAKE_PROFIT, Decimal("0.90"), Decimal("0.90"), Decimal("0.01")))
     rig.desk.run_once(rig.sender)
-    rig.exchange.prices.set(T, "0.50")
+    rig.exchange.prices.set(T, bid)
     rig.drive(10)
-    assert rig.exchange.held[T] == Decimal(6)
-    assert rig.view().why == "price_left"
-    assert rig.trigger(), "a stop may have it now"
+    assert rig.exchange.held[T] == Decimal(left)
+    assert rig.view().why == why
+    assert all(request.price >= Decimal("0.88") for request in rig.orders)
+    assert rig.trigger() is (left != "0"), "a stop may have the rest now"
+
+
+def test_a_profit_is_never_taken_below_what_was_paid() -> None:
+    rig = Rig()
+    rig.hold(T, "10", bid="0.51")
+    rig.desk.trigger(ExitOrder(T, ExitReason.TAKE_PROFIT, Decimal("0.51"), Decimal("0.51"), Decimal("0.01")))
+    rig.desk.run_once(rig.sender)
+    assert rig.orders[0].price == Decimal("0.50"), "entered at 0.50"
+
+
+def test_when_many_trigger_frame_by_frame_the_budget_is_for_the_largest_losses() -> None:
+    rig = Rig()
+    for ticker, count in COUNTS_OF_MANY.items():
+        rig.hold(ticker, count)
+    for ticker in COUNTS_OF_MANY:  # the smallest first, one after another, with no time to send between
+        rig.trigger(ticker)
+    rig.clock.advance(GATHER_S)
+    while rig.desk.run_once(rig.sender) and len(rig.orders) < 10:
+        rig.clock.advance(0.0)
+    assert [r.count for r in rig.orders] == [Decimal(n) for n in range(30, 20, -1)]
+
+
+def test_a_few_exits_wait_for_nobody() -> None:
+    rig = Rig()
+    tickers = [f"KXMANY-{i}" for i in range(GATHER_FROM - 1)]
+    for ticker in tickers:
+        rig.hold(ticker, "10")
+        rig.trigger(ticker)
+    for _ in tickers:
+        assert rig.desk.run_once(rig.sender)
+    assert len(rig.orders) == len(tickers)
 
 
 # --- with threads -----------------------------------------------------------------------------------
