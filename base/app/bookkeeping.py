@@ -148,7 +148,8 @@ class Bookkeeper:
         if ledger != before:
             log_event(
                 logger,
-                logging.WARNING,
+                # Fees of what was opened today are found at every first start: no news for the night.
+                logging.INFO if ledger.realized == before.realized else logging.WARNING,
                 "missed_money_booked",
                 events=news,
                 realized_today=round(ledger.realized, 4),
