@@ -217,11 +217,9 @@ def test_a_state_directory_that_takes_no_journal_stops_the_start(
     "damage",
     [
         lambda file: file.write_bytes(b"\x5a" * max(8192, file.stat().st_size)),
-        lambda file: file.write_bytes(b""),
         lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
-        lambda file: file.write_bytes(file.read_bytes()[:100] + b"\xff" * max(0, file.stat().st_size - 100)),
     ],
-    ids=["garbage", "empty", "cut in half", "header alone is whole"],
+    ids=["garbage", "cut in half"],  # more ways to break it: tests/store/test_journal.py
 )
 def test_a_damaged_journal_is_set_aside_and_everything_is_protected(
     server: SandboxServer, tmp_path: Path, damage: Callable[[Path], int]
