@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
 
@@ -120,7 +120,6 @@ class Episode:
     """It is on disk and has been logged."""
     outcome: str = ""
     closed_at: float | None = None
-    history: list[str] = field(default_factory=list)
     _state: EpisodeState = EpisodeState.TRIGGERED
 
     @property

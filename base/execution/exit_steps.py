@@ -727,8 +727,6 @@ class ExitSteps:
     def _moved(self, episode: Episode, after: EpisodeState, why: str) -> TransitionRecord:
         before = episode.state
         episode.move(after)
-        episode.history.append(f"{before.value} > {after.value}: {why}")
-        del episode.history[:-50]
         return TransitionRecord(self._clock.now(), episode.id, before.value, after.value, why)
 
     def _warn(self, event: str, ticker: str, why: object) -> None:

@@ -145,7 +145,11 @@ class ExitDesk:
             if newest[record.ticker] is not record:
                 # Its end could not be written down: the disk failed then. One exit a market.
                 self._recorder.write(
-                    [replace(record, state="closed", outcome="superseded", closed_at=now_wall)]
+                    [
+                        replace(
+                            record, state=EpisodeState.CLOSED.value, outcome="superseded", closed_at=now_wall
+                        )
+                    ]
                 )
                 continue
             attempts = tuple(a for a in remembered.attempts if a.episode_id == record.id)

@@ -713,6 +713,22 @@ def test_what_is_added_by_hand_while_nobody_watched_is_left_to_the_rules_too() -
     assert rig.view().filled == Decimal(10)
 
 
+def test_of_two_exits_of_one_market_the_newer_goes_on() -> None:
+    """The end of the older one could not be written down: the disk failed then, and the program died."""
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    (newer,) = rig.notebook.remembered().episodes
+    rig.notebook.write([replace(newer, id="e0", opened_at=newer.opened_at - 60)])
+    rig.restart()
+    rig.drive(20)
+    assert rig.exchange.held[T] == 0
+    assert {r.client_order_id.partition("-")[0] for r in rig.orders} == {newer.id}
+    assert rig.notebook.remembered().episodes == (), "neither is left open"
+
+
 # --- how much, and in which order -----------------------------------------------------------------------
 
 
