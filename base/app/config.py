@@ -17,6 +17,7 @@ from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
+from zoneinfo import ZoneInfo
 
 from dotenv.parser import Binding, parse_stream
 
@@ -116,6 +117,12 @@ class Config:
     max_position_cost_dollars: Decimal
     max_total_exposure_dollars: Decimal
     max_daily_loss_dollars: Decimal
+    max_event_cost_dollars: Decimal
+    max_entries_per_minute: int
+    entry_collar_dollars: Decimal
+    entry_min_time_left_s: float
+    paper_latency_ms: int
+    trading_timezone: ZoneInfo
     ui_host: str
     ui_port: int
     ui_token: str = field(repr=False)
@@ -285,6 +292,12 @@ def _build(reader: _Reader, directory: Path) -> Config:
         max_position_cost_dollars=reader.get("MAX_POSITION_COST_DOLLARS", cost),
         max_total_exposure_dollars=reader.get("MAX_TOTAL_EXPOSURE_DOLLARS", cost),
         max_daily_loss_dollars=reader.get("MAX_DAILY_LOSS_DOLLARS", cost),
+        max_event_cost_dollars=reader.get("MAX_EVENT_COST_DOLLARS", cost),
+        max_entries_per_minute=reader.get("MAX_ENTRIES_PER_MINUTE", values.whole(0, 100_000)),
+        entry_collar_dollars=reader.get("ENTRY_COLLAR_DOLLARS", values.number("0", "1", decimals=4)),
+        entry_min_time_left_s=reader.get("ENTRY_MIN_TIME_LEFT_S", values.seconds("0", "31536000")),
+        paper_latency_ms=reader.get("PAPER_LATENCY_MS", values.whole(0, 60_000)),
+        trading_timezone=reader.get("TRADING_TIMEZONE", values.time_zone),
         ui_host=reader.get("UI_HOST", values.host),
         ui_port=reader.get("UI_PORT", values.port),
         ui_token=reader.optional("UI_TOKEN", values.token) or "",

@@ -35,6 +35,12 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "MAX_POSITION_COST_DOLLARS": "200",
         "MAX_TOTAL_EXPOSURE_DOLLARS": "1000",
         "MAX_DAILY_LOSS_DOLLARS": "100",
+        "MAX_EVENT_COST_DOLLARS": "400",
+        "MAX_ENTRIES_PER_MINUTE": "30",
+        "ENTRY_COLLAR_DOLLARS": "0.10",
+        "ENTRY_MIN_TIME_LEFT_S": "300",
+        "PAPER_LATENCY_MS": "50",
+        "TRADING_TIMEZONE": "America/New_York",
         "UI_HOST": "127.0.0.1",
         "UI_PORT": "8787",
         "UI_TOKEN": "",
@@ -59,7 +65,8 @@ ENVIRONMENT_PREFIXES = (
     *("KALSHI_", "UI_", "STOP_LOSS_", "TAKE_PROFIT_", "TRAILING_", "TRADING_MODE", "LIVE_ARMED"),
     *("PRICE_STALE_", "RECONNECT_DELAY_", "RECONCILE_", "FEED_SILENT_", "WEBSOCKET_ENABLED", "ORDERBOOK_"),
     *("MAX_ORDER_", "MAX_POSITION_", "MAX_TOTAL_EXPOSURE_", "MAX_DAILY_LOSS_", "EXIT_FLOOR_", "RULES_FILE"),
-    *("EXIT_STEPS_", "ADOPT_POSITIONS", "ALERT_URL"),
+    *("EXIT_STEPS_", "ADOPT_POSITIONS", "ALERT_URL", "MAX_EVENT_COST_", "MAX_ENTRIES_", "ENTRY_COLLAR_"),
+    *("ENTRY_MIN_TIME_", "PAPER_LATENCY_", "TRADING_TIMEZONE"),
 )
 """The real environment is shared: only what no other program is likely to set (systemd sets STATE_DIRECTORY
 and LOGS_DIRECTORY, for instance). Other names are errors there only when a letter or two from one of ours."""

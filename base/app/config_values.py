@@ -17,10 +17,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 E = TypeVar("E", bound=StrEnum)
 
 _NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?", re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,9}", re.ASCII)
 _STEP = re.compile(r"[0-9]{1,2}", re.ASCII)
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _TOKEN = re.compile(r"[!-~]{1,512}", re.ASCII)
@@ -62,6 +64,25 @@ def seconds(low: str, high: str) -> Callable[[str], float]:
     """A parser of seconds from `low` to `high`."""
     parse = number(low, high)
     return lambda text: float(parse(text))
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
+            raise ValueError(f"not a whole number from {low} to {high}; write one")
+        return int(text)
+
+    return parse
+
+
+def time_zone(text: str) -> ZoneInfo:
+    """A time zone by its name in the zone database."""
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError("no such time zone; write one such as America/New_York or UTC") from exc
 
 
 def percent(high: str) -> Callable[[str], Decimal]:

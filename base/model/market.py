@@ -173,6 +173,17 @@ class Market:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """A question and the markets that answer it. `mutually_exclusive`: at most one of them ends as YES."""
+
+    ticker: str
+    market_tickers: tuple[str, ...]
+    mutually_exclusive: bool = False
+    series_ticker: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Quote:
     """Top of the YES book at one moment.
 

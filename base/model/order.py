@@ -73,6 +73,57 @@ class Order:
     created_ts_ms: int = 0
 
 
+class EntryState(StrEnum):
+    """Where an order that opens or adds risk is."""
+
+    SENDING = "sending"
+    """Written down; it may or may not have reached the exchange."""
+    UNKNOWN = "unknown"
+    """Its answer was lost: it may rest, may have filled, may not exist. It is looked up."""
+    RESTING = "resting"
+    CANCELING = "canceling"
+    """A cancel is wanted or under way; until it is proved, the order may still fill."""
+    DONE = "done"
+    """It cannot fill any more."""
+
+    @property
+    def may_fill(self) -> bool:
+        return self is not EntryState.DONE
+
+
+@dataclass(frozen=True, slots=True)
+class EntryOrder:
+    """One of our orders that opens or adds to a position, in dollars of the side that it buys.
+
+    `count` is what was asked for, `filled` what is known to be bought; times are wall seconds.
+    """
+
+    client_order_id: str
+    ticker: str
+    outcome_side: OutcomeSide
+    count: Decimal
+    price: Decimal
+    strategy: str
+    state: EntryState
+    placed_at: float
+    filled: Decimal = Decimal(0)
+    order_id: str = ""
+    """The exchange's id, "" until it has answered."""
+    expires_at: float | None = None
+    keep_on_feed_loss: bool = False
+    why: str = ""
+
+    @property
+    def remaining(self) -> Decimal:
+        """Contracts that may still be bought."""
+        return self.count - self.filled if self.state.may_fill else Decimal(0)
+
+    @property
+    def reserved(self) -> Decimal:
+        """Dollars that it may still spend, without fees."""
+        return self.remaining * self.price
+
+
 def exit_book_side(side: OutcomeSide) -> BookSide:
     """The side of the YES book that leaves a position: YES is sold (ask), NO is left by buying YES (bid)."""
     return BookSide.ASK if side is OutcomeSide.YES else BookSide.BID

@@ -15,6 +15,8 @@ class ExitReason(StrEnum):
     TRAILING_STOP = "trailing_stop"
     TAKE_PROFIT = "take_profit"
     TIME_STOP = "time_stop"
+    EVENT_GROUP = "event_group"
+    """Another position of the same event was left, and the rule says that this one goes with it."""
     FLATTEN = "flatten"
 
     @property
@@ -45,6 +47,8 @@ class HoldReason(StrEnum):
     CLOSED = "closed"
     NOT_OPEN = "not_open"
     """The market has not opened, or its status is unknown."""
+    HALTED = "halted"
+    """The kill switch is on: nothing is sent, exits neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,8 @@ class RuleState:
     """Distinct quotes seen since then that kept it triggered."""
     last_quote_at: float | None = None
     """`received_monotonic` of the last quote counted."""
+    leave_with: str = ""
+    """Why this position goes with another one of its event, "" when it does not; for people."""
 
 
 @dataclass(frozen=True, slots=True)

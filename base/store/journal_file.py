@@ -15,11 +15,15 @@ from base.errors import BotError
 from base.store.journal_mirror import RECENT_S, first_day
 from base.store.journal_schema import (
     ATTEMPTS,
+    ENTRIES,
     EPISODES,
     FILLS,
+    HEDGES,
     LEDGERS,
     ORDERS,
+    PAPER,
     POSITIONS,
+    RESULTS,
     RULE_STATES,
     Row,
     Table,
@@ -35,6 +39,7 @@ WAL_BYTES_IDLE = 256 * 1024
 WAL_BYTES_MAX = 8 * 1024 * 1024
 """Above this the log is cut. Below, it is written over: that commits in half the time of growing it."""
 KEPT_S = 30 * 86_400.0
+RESULTS_KEPT_S = 366 * 86_400.0
 ADDED_KEPT_MAX = 100_000
 """Newest transitions, and decisions, kept whatever their age: all rows are checked at each start."""
 DELETED_MAX = 500
@@ -158,6 +163,11 @@ class JournalFile:
         before = now - KEPT_S
         gone = "CAST(count AS REAL) = 0.0"
         deleted = self._delete("episodes", "id", "closed_at IS NOT NULL AND recorded_at < ?", before)
+        deleted += self._delete("entries", "client_order_id", "state = 'done' AND recorded_at < ?", before)
+        deleted += self._delete("hedges", "id", "ended_at IS NOT NULL AND recorded_at < ?", before)
+        deleted += self._delete("results", "id", "recorded_at < ?", now - RESULTS_KEPT_S)
+        nothing = "CAST(taken_off AS REAL) = 0.0 AND CAST(opened AS REAL) = 0.0"
+        deleted += self._delete("paper", "ticker", f"recorded_at < ? AND {nothing}", before)
         for table, key in (("attempts", "client_order_id"), ("transitions", "seq")):
             orphaned = "recorded_at < ? AND episode_id NOT IN (SELECT id FROM episodes)"
             deleted += self._delete(table, key, orphaned, before)
@@ -189,6 +199,10 @@ class JournalFile:
             *self._rows(ORDERS, "recorded_at >= ?", now - RECENT_S),
             *self._rows(FILLS, "recorded_at >= ?", now - RECENT_S),
             *self._rows(LEDGERS, "day >= ?", first_day(now)),
+            *self._rows(RESULTS, "day >= ?", first_day(now)),
+            *self._rows(ENTRIES, "state <> 'done'"),
+            *self._rows(HEDGES, "ended_at IS NULL"),
+            *self._rows(PAPER),
         ]
         rows.sort(key=lambda row: row.recorded_at)
         written_at, last_seq = None, 0

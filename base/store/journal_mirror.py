@@ -8,23 +8,31 @@ from typing import cast
 
 from base.store.journal_schema import (
     ATTEMPTS,
+    ENTRIES,
     EPISODES,
     FILLS,
+    HEDGES,
     LEDGERS,
     ORDERS,
+    PAPER,
     POSITIONS,
+    RESULTS,
     RULE_STATES,
     Row,
     Table,
 )
 from base.store.records import (
     AttemptRecord,
+    EntryRecord,
     EpisodeRecord,
     FillRecord,
+    HedgeRecord,
     LedgerRecord,
     OrderRecord,
+    PaperRecord,
     PositionRecord,
     Remembered,
+    ResultRecord,
     RuleStateRecord,
 )
 
@@ -34,7 +42,9 @@ LEDGER_DAYS = 7
 RECENT_MAX = 20_000
 """Orders, and fills, remembered; the oldest leave first (they stay on disk)."""
 
-KEYED = (EPISODES, ATTEMPTS, RULE_STATES, POSITIONS, ORDERS, FILLS, LEDGERS)
+KEYED = (
+    EPISODES, ATTEMPTS, RULE_STATES, POSITIONS, ORDERS, FILLS, LEDGERS, RESULTS, ENTRIES, HEDGES, PAPER,
+)  # fmt: skip
 
 
 class Mirror:
@@ -62,7 +72,7 @@ class Mirror:
         return [row for rows in self._rows.values() for row in rows.values()]
 
     def forget_closed(self, durable: Iterable[Row]) -> None:
-        """Drop episodes that are closed on disk, with their attempts."""
+        """Drop episodes that are closed on disk, with their attempts; entries and hedges that are over."""
         episodes, attempts = self._rows[EPISODES], self._rows[ATTEMPTS]
         for row in durable:
             if not isinstance(row.record, EpisodeRecord) or row.record.closed_at is None:
@@ -72,12 +82,22 @@ class Mirror:
                 for key in [k for k, a in attempts.items() if _episode_of(a) == row.key]:
                     del attempts[key]
 
+        for row in durable:
+            is_over = (isinstance(row.record, EntryRecord) and not row.record.state.may_fill) or (
+                isinstance(row.record, HedgeRecord) and row.record.ended_at is not None
+            )
+            if is_over and self._rows[row.table].get(row.key) is row:
+                del self._rows[row.table][row.key]
+
     def forget_old(self, now: float) -> None:
         """Drop what a new start would not be told any more; `now` is wall time."""
         for table in (ORDERS, FILLS):
             rows = self._rows[table]
             self._rows[table] = {k: r for k, r in rows.items() if r.recorded_at >= now - RECENT_S}
         self._rows[LEDGERS] = {k: r for k, r in self._rows[LEDGERS].items() if str(k) >= first_day(now)}
+        self._rows[RESULTS] = {
+            k: r for k, r in self._rows[RESULTS].items() if cast(ResultRecord, r.record).day >= first_day(now)
+        }
         held = {k for k, r in self._rows[POSITIONS].items() if cast(PositionRecord, r.record).count != 0}
         for table in (POSITIONS, RULE_STATES):
             rows = self._rows[table]
@@ -94,6 +114,9 @@ class Mirror:
         attempts.sort(key=lambda a: (place[a.episode_id], a.number))
         positions = [cast(PositionRecord, r.record) for r in self._rows[POSITIONS].values()]
         ledgers = [cast(LedgerRecord, r.record) for r in self._rows[LEDGERS].values()]
+        results = [cast(ResultRecord, r.record) for r in self._rows[RESULTS].values()]
+        entries = [cast(EntryRecord, r.record) for r in self._rows[ENTRIES].values()]
+        hedges = [cast(HedgeRecord, r.record) for r in self._rows[HEDGES].values()]
         return Remembered(
             episodes=tuple(episodes),
             attempts=tuple(attempts),
@@ -102,6 +125,10 @@ class Mirror:
             orders=tuple(cast(OrderRecord, r.record) for r in self._rows[ORDERS].values()),
             fills=tuple(cast(FillRecord, r.record) for r in self._rows[FILLS].values()),
             ledgers=tuple(sorted(ledgers, key=lambda ledger: ledger.day)),
+            results=tuple(sorted(results, key=lambda result: result.id)),
+            entries=tuple(sorted((e for e in entries if e.state.may_fill), key=lambda e: e.placed_at)),
+            hedges=tuple(h for h in hedges if h.ended_at is None),
+            paper=tuple(cast(PaperRecord, r.record) for r in self._rows[PAPER].values()),
             written_at=written_at,
         )
 

@@ -270,4 +270,5 @@ def _is_damage(exc: BaseException) -> bool:
         code = result_code(exc)
         is_undecodable = code is None and type(exc) is sqlite3.OperationalError
         return is_undecodable or code in _DAMAGE
-    return isinstance(exc, JournalDamaged)
+    # SQLite's own complaint quotes the broken text, which Python's driver then cannot decode.
+    return isinstance(exc, JournalDamaged | UnicodeDecodeError)

@@ -19,12 +19,16 @@ from base.errors import BotError
 from base.store.records import (
     AttemptRecord,
     DecisionRecord,
+    EntryRecord,
     EpisodeRecord,
     FillRecord,
+    HedgeRecord,
     LedgerRecord,
     OrderRecord,
+    PaperRecord,
     PositionRecord,
     Record,
+    ResultRecord,
     RuleStateRecord,
     TransitionRecord,
 )
@@ -84,6 +88,30 @@ MIGRATIONS: tuple[str, ...] = (
         why TEXT NOT NULL, exit_value TEXT, detail TEXT NOT NULL,
         recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
     );
+    """,
+    """
+    ALTER TABLE rule_states ADD COLUMN leave_with TEXT NOT NULL DEFAULT '';
+    ALTER TABLE positions ADD COLUMN strategy TEXT NOT NULL DEFAULT '';
+    CREATE TABLE results (
+        id TEXT PRIMARY KEY NOT NULL, day TEXT NOT NULL, ticker TEXT NOT NULL, strategy TEXT NOT NULL,
+        realized TEXT NOT NULL, fees TEXT NOT NULL, recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE entries (
+        client_order_id TEXT PRIMARY KEY NOT NULL, ticker TEXT NOT NULL, outcome_side TEXT NOT NULL,
+        count TEXT NOT NULL, price TEXT NOT NULL, strategy TEXT NOT NULL, state TEXT NOT NULL,
+        placed_at REAL NOT NULL, filled TEXT NOT NULL, order_id TEXT NOT NULL, expires_at REAL,
+        keep_on_feed_loss INTEGER NOT NULL, why TEXT NOT NULL,
+        recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE hedges (
+        id TEXT PRIMARY KEY NOT NULL, tickers TEXT NOT NULL, outcome_side TEXT NOT NULL, count TEXT NOT NULL,
+        strategy TEXT NOT NULL, made_at REAL NOT NULL, ended_at REAL,
+        recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE paper (
+        ticker TEXT PRIMARY KEY NOT NULL, taken_off TEXT NOT NULL, opened TEXT NOT NULL,
+        entry_price TEXT NOT NULL, opened_at REAL, recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
+    ) WITHOUT ROWID;
     """,
 )
 """Script n brings a file of version n to version n + 1. What has been published is never edited: a change
@@ -274,11 +302,16 @@ POSITIONS = _table("positions", PositionRecord)
 ORDERS = _table("orders", OrderRecord)
 FILLS = _table("fills", FillRecord)
 LEDGERS = _table("ledgers", LedgerRecord)
+RESULTS = _table("results", ResultRecord)
+ENTRIES = _table("entries", EntryRecord)
+HEDGES = _table("hedges", HedgeRecord)
+PAPER = _table("paper", PaperRecord)
 DECISIONS = _table("decisions", DecisionRecord)
 
 TABLES: dict[type[Any], Table] = {
     table.record_type: table
     for table in (
-        EPISODES, ATTEMPTS, TRANSITIONS, RULE_STATES, POSITIONS, ORDERS, FILLS, LEDGERS, DECISIONS,
+        EPISODES, ATTEMPTS, TRANSITIONS, RULE_STATES, POSITIONS, ORDERS, FILLS, LEDGERS, RESULTS, ENTRIES,
+        HEDGES, PAPER, DECISIONS,
     )
 }  # fmt: skip

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from base.model.market import ZERO, BookSide, OutcomeSide
+from base.model.order import EntryState
 from base.model.rules import ExitReason
 
 
@@ -106,6 +107,8 @@ class RuleStateRecord:
     best_exit_value: Decimal | None
     break_even_armed: bool
     updated_at: float
+    leave_with: str = ""
+    """Why it goes with another position of its event, "" when it does not."""
 
     @property
     def key(self) -> str:
@@ -124,6 +127,8 @@ class PositionRecord:
     count: Decimal
     entry_price: Decimal
     opened_at: float | None
+    strategy: str = ""
+    """Whose entry opened it; "" when it was opened elsewhere."""
 
     @property
     def key(self) -> str:
@@ -180,6 +185,83 @@ class LedgerRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultRecord:
+    """Realized money of one trading day in one market for one strategy ("" for what was opened
+    elsewhere), without fees, and the exchange's fees; dollars."""
+
+    id: str
+    """Day, market ticker and strategy, separated by `|`."""
+    day: str
+    ticker: str
+    strategy: str
+    realized: Decimal
+    fees: Decimal
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class EntryRecord:
+    """One order that opens or adds to a position, written before it leaves; see `EntryOrder`."""
+
+    client_order_id: str
+    ticker: str
+    outcome_side: OutcomeSide
+    count: Decimal
+    price: Decimal
+    strategy: str
+    state: EntryState
+    placed_at: float
+    filled: Decimal = ZERO
+    order_id: str = ""
+    expires_at: float | None = None
+    keep_on_feed_loss: bool = False
+    why: str = ""
+
+    @property
+    def key(self) -> str:
+        return self.client_order_id
+
+
+@dataclass(frozen=True, slots=True)
+class HedgeRecord:
+    """Positions that together cannot lose, bought as one: while all of `tickers` are held with `count`
+    contracts each of `outcome_side`, no stop leaves any of them. `ended_at` says that this is over."""
+
+    id: str
+    tickers: str
+    """Separated by spaces."""
+    outcome_side: OutcomeSide
+    count: Decimal
+    strategy: str
+    made_at: float
+    ended_at: float | None = None
+
+    @property
+    def key(self) -> str:
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class PaperRecord:
+    """What the paper account holds of one market beside the exchange's word: `taken_off` contracts of the
+    exchange's position were sold here, and `opened` (above 0 is YES) are held only here, for
+    `entry_price` dollars of their side each."""
+
+    ticker: str
+    taken_off: Decimal
+    opened: Decimal
+    entry_price: Decimal
+    opened_at: float | None
+
+    @property
+    def key(self) -> str:
+        return self.ticker
+
+
+@dataclass(frozen=True, slots=True)
 class DecisionRecord:
     """A verdict on one position that differs from the one before; only added."""
 
@@ -200,6 +282,10 @@ Record = (
     | OrderRecord
     | FillRecord
     | LedgerRecord
+    | ResultRecord
+    | EntryRecord
+    | HedgeRecord
+    | PaperRecord
     | DecisionRecord
 )
 
@@ -221,6 +307,13 @@ class Remembered:
     """Of the last two days."""
     ledgers: tuple[LedgerRecord, ...] = ()
     """Of the last week, oldest first."""
+    results: tuple[ResultRecord, ...] = ()
+    """Of the last week, oldest day first."""
+    entries: tuple[EntryRecord, ...] = ()
+    """Those that may still fill, oldest first."""
+    hedges: tuple[HedgeRecord, ...] = ()
+    """Those that have not ended."""
+    paper: tuple[PaperRecord, ...] = ()
     written_at: float | None = None
     """Wall time of the newest write, None for a new journal."""
 

@@ -82,6 +82,11 @@ class TestDefaults:
         assert config.max_position_cost_dollars == Decimal(200)
         assert config.max_total_exposure_dollars == Decimal(1000)
         assert config.max_daily_loss_dollars == Decimal(100)
+        assert config.max_event_cost_dollars == Decimal(400)
+        assert (config.max_entries_per_minute, config.entry_min_time_left_s) == (30, 300.0)
+        assert config.entry_collar_dollars == Decimal("0.10")
+        assert config.paper_latency_ms == 50
+        assert config.trading_timezone.key == "America/New_York"
         assert (config.ui_host, config.ui_port, config.ui_token) == ("127.0.0.1", 8787, "")
         assert (config.log_level, config.log_format, config.log_file) == ("INFO", LogFormat.TEXT, None)
         assert config.exit_floor_dollars == Decimal("0.01")
@@ -278,6 +283,12 @@ NUMBERS = [
         "MAX_POSITION_COST_DOLLARS": ("-1",),
         "MAX_TOTAL_EXPOSURE_DOLLARS": ("-1",),
         "MAX_DAILY_LOSS_DOLLARS": ("-1",),
+        "MAX_EVENT_COST_DOLLARS": ("-1",),
+        "MAX_ENTRIES_PER_MINUTE": ("-1", "1.5", "100001", "many"),
+        "ENTRY_COLLAR_DOLLARS": ("1.01", "-0.01", "0.00001"),
+        "ENTRY_MIN_TIME_LEFT_S": ("-1", "5m"),
+        "PAPER_LATENCY_MS": ("-1", "0.5", "60001"),
+        "TRADING_TIMEZONE": ("Mars/Olympus", "../../etc/passwd", "EDT5", "America/"),
         "EXIT_FLOOR_DOLLARS": ("1", "-0.01", "0.00001"),
         "EXIT_STEPS_THROUGH": ("2;4", "2,,4", "-1", "1.5", "2,100", "4,2", "2,2", "1,2,3,4,5,6,7,8,9", "٢,٤"),
         "UI_PORT": ("-1", "65536", "80.5", "http"),

@@ -12,17 +12,22 @@ from decimal import Decimal
 from pathlib import Path
 
 from base.model.market import BookSide, OutcomeSide
+from base.model.order import EntryState
 from base.model.rules import ExitReason
 from base.store.records import (
     AttemptOutcome,
     AttemptRecord,
     DecisionRecord,
+    EntryRecord,
     EpisodeRecord,
     FillRecord,
+    HedgeRecord,
     LedgerRecord,
     OrderRecord,
+    PaperRecord,
     PositionRecord,
     Record,
+    ResultRecord,
     RuleStateRecord,
     TransitionRecord,
 )
@@ -103,9 +108,38 @@ def decision(number: int = 1) -> DecisionRecord:
     return DecisionRecord(float(number), T, "hold", "within_rules", Decimal("0.41"), f"detail {number}")
 
 
+def result(day: str = "2026-09-21") -> ResultRecord:
+    return ResultRecord(f"{day}|{T}|value", day, T, "value", Decimal("-1.30"), Decimal("0.04"))
+
+
+def entry(id: str = "en-1", *, state: EntryState = EntryState.RESTING) -> EntryRecord:
+    return EntryRecord(
+        client_order_id=id,
+        ticker=T,
+        outcome_side=OutcomeSide.NO,
+        count=Decimal("10"),
+        price=Decimal("0.41"),
+        strategy="value",
+        state=state,
+        placed_at=1_790_000_000.5,
+        filled=Decimal("2.50"),
+        order_id="o-9",
+        expires_at=1_790_000_600.0,
+    )
+
+
+def hedge(id: str = "h-1", *, ended_at: float | None = None) -> HedgeRecord:
+    return HedgeRecord(id, f"{T} {T}2", OutcomeSide.YES, Decimal("5"), "riskless", 1_790_000_000.0, ended_at)
+
+
+def paper(ticker: str = T) -> PaperRecord:
+    return PaperRecord(ticker, Decimal("3"), Decimal("-2.50"), Decimal("0.41"), 1_790_000_000.0)
+
+
 def one_of_each() -> list[Record]:
     return [
         episode(), attempt(), transition(), rule_state(), position(), order(), fill(), ledger(), decision(),
+        result(), entry(), hedge(), paper(),
     ]  # fmt: skip
 
 

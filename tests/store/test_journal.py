@@ -29,6 +29,7 @@ from base.clock import SystemClock
 from base.errors import ConfigError
 from base.execution.episode import EpisodeState
 from base.model.market import BookSide, OutcomeSide
+from base.model.order import EntryState
 from base.model.rules import ExitReason
 from base.store.journal import ADDED_MAX, COMMIT_S_MAX, REPLACING_MAX, RETRY_S, Journal
 from base.store.journal_file import ADDED_KEPT_MAX, KEPT_S, WAL_BYTES_MAX
@@ -44,14 +45,18 @@ from tests.store.journal_rig import (
     attempt,
     decision,
     disk_error,
+    entry,
     episode,
     fill,
+    hedge,
     ledger,
     mounted,
     one_of_each,
     order,
+    paper,
     position,
     remount,
+    result,
     rows,
     rule_state,
     transition,
@@ -156,6 +161,10 @@ def test_every_kind_of_record_comes_back_exactly(rig: Rig) -> None:
         orders=(order(),),
         fills=(fill(),),
         ledgers=(ledger(),),
+        results=(result(),),
+        entries=(entry(),),
+        hedges=(hedge(),),
+        paper=(paper(),),
         written_at=told_at,
     )
 
@@ -204,6 +213,10 @@ def test_attempts_come_in_the_order_of_their_episodes_and_numbers(rig: Rig) -> N
         ([order(), fill()], 1.9 * DAY_S, 2),
         ([order(), fill()], 2.1 * DAY_S, 0),
         ([ledger("2026-09-14"), ledger("2026-09-13")], 0.0, 1),
+        ([result("2026-09-14"), result("2026-09-13")], 0.0, 1),
+        ([entry(), entry("over", state=EntryState.DONE)], 40 * DAY_S, 1),
+        ([hedge(), hedge("over", ended_at=5.0)], 40 * DAY_S, 1),
+        ([paper()], 40 * DAY_S, 1),
     ],
     ids=[
         "a closed exit is history",
@@ -214,6 +227,10 @@ def test_attempts_come_in_the_order_of_their_episodes_and_numbers(rig: Rig) -> N
         "orders of yesterday",
         "orders of three days ago",
         "ledgers of the last week",
+        "results of the last week",
+        "an order that rests is remembered however old",
+        "positions that hedge each other",
+        "what a paper account holds",
     ],
 )
 def test_what_a_new_start_is_told(rig: Rig, told: list[Record], age_s: float, count: int) -> None:
@@ -245,7 +262,10 @@ VALUES = {
     Decimal | None: st.none() | decimals,
     float | None: st.none() | reals,
     int | None: st.none() | st.integers(0, 99),
-    **{kind: st.sampled_from(kind) for kind in (OutcomeSide, BookSide, ExitReason, AttemptOutcome)},
+    **{
+        kind: st.sampled_from(kind)
+        for kind in (OutcomeSide, BookSide, ExitReason, AttemptOutcome, EntryState)
+    },
 }
 
 
@@ -492,7 +512,7 @@ def test_a_zero_byte_file_is_a_new_one(path: Path) -> None:
 
 
 def test_an_older_version_is_brought_up_to_date(path: Path) -> None:
-    """A file of version 1 as another program might have made it, read by a program that knows version 2."""
+    """A file of version 1 as another program might have made it, read by a newer program."""
     with sqlite3.connect(path) as connection:
         connection.executescript(MIGRATIONS[0])
         for key, value in {"account": ACCOUNT, "created_at": "then", "schema": "1"}.items():
@@ -511,10 +531,33 @@ def test_an_older_version_is_brought_up_to_date(path: Path) -> None:
     assert journal.load().attempts == (attempt(),)
     journal.stop()
     assert rows(path, "SELECT mood, detail FROM decisions") == [("calm", "detail 1")]
-    assert rows(path, "PRAGMA user_version") == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(len(migrations),)]
     again = Journal.open(path, FakeClock(), account=ACCOUNT, migrations=migrations)
     assert not again.was_damaged
     again.stop()
+
+
+def test_what_version_1_remembered_is_taken_up(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(MIGRATIONS[0])
+        for key, value in {"account": ACCOUNT, "created_at": "then", "schema": "1"}.items():
+            connection.execute(
+                "INSERT INTO meta VALUES (?, ?, ?)", (key, value, checksum("meta", key, value))
+            )
+        for table, new in ((rule_state(), "leave_with"), (position(), "strategy")):
+            row = encode(table, 1, 1_790_000_000.0)
+            old = {n: v for n, v in zip(row.table.names, row.values[:-1], strict=True) if n != new}
+            names = ", ".join((*old, "checksum"))
+            marks = ", ".join("?" * (len(old) + 1))
+            values = (*old.values(), checksum(row.table.name, *old.values()))
+            connection.execute(f"INSERT INTO {row.table.name} ({names}) VALUES ({marks})", values)
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    journal = Journal.open(path, FakeClock(), account=ACCOUNT)
+    assert not journal.was_damaged
+    assert journal.load().rule_states == (rule_state(),)
+    assert journal.load().positions == (position(),)
+    journal.stop()
 
 
 def test_a_migration_happens_wholly_or_not_at_all(path: Path) -> None:
@@ -662,7 +705,8 @@ def test_a_flipped_byte_never_passes_for_data(tmp_path: Path) -> None:
     journal.stop()
     content, kept = whole.read_bytes(), everything(whole)
     rng = random.Random(20261122)
-    offsets = [*range(100), *(rng.randrange(len(content)) for _ in range(200))]
+    schema = content.index(b"CREATE TABLE")  # where a broken letter once ended the process
+    offsets = [*range(100), *range(schema, schema + 60), *(rng.randrange(len(content)) for _ in range(200))]
     set_aside = 0
     for number, offset in enumerate(offsets):
         path = tmp_path / f"flip-{number}" / "journal"
@@ -679,7 +723,7 @@ def test_a_flipped_byte_never_passes_for_data(tmp_path: Path) -> None:
             assert replace(remembered, written_at=None) == replace(told, written_at=None), offset
             assert everything(path) == kept, offset
         shutil.rmtree(path.parent)
-    assert set_aside > 100
+    assert set_aside > 60
 
 
 def test_a_flipped_byte_in_the_log_never_passes_for_data(tmp_path: Path) -> None:
@@ -1122,6 +1166,8 @@ def test_history_is_deleted_after_a_month_and_what_is_open_is_not(rig: Rig) -> N
     rig.written(*one_of_each(), episode("done"), attempt("done-1", of="done"), transition(9, "done"))
     rig.written(episode("done", closed_at=5.0), position("GONE", count="0"), rule_state("GONE"))
     rig.written(*(decision(n) for n in range(2_000)), position("HELD"), rule_state("HELD"))
+    rig.written(entry("open"), entry("over", state=EntryState.DONE), hedge("over", ended_at=5.0))
+    rig.written(paper("HELD"), replace(paper("GONE"), taken_off=Decimal(0), opened=Decimal(0)))
     rig.clock.advance(KEPT_S - 100.0)
     tidied(rig)
     assert rows(rig.path, "SELECT count(*) FROM episodes") == [(2,)]
@@ -1132,7 +1178,8 @@ def test_history_is_deleted_after_a_month_and_what_is_open_is_not(rig: Rig) -> N
     left = {t.name: rows(rig.path, f"SELECT count(*) FROM {t.name}")[0][0] for t in TABLES.values()}
     assert left == {
         "episodes": 1, "attempts": 1, "transitions": 1, "rule_states": 2, "positions": 2,
-        "orders": 1, "fills": 1, "ledgers": 1, "decisions": 0,
+        "orders": 1, "fills": 1, "ledgers": 1, "decisions": 0, "results": 1, "entries": 2, "hedges": 1,
+        "paper": 2,
     }  # fmt: skip
     remembered = rig.again()
     assert remembered.episodes == (episode(),)
