@@ -36,6 +36,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "base.kalshi.websocket_client",
         "base.kalshi.websocket_price_cache",
     ),
+    # Its memory, which goes to the journal.
+    "base.risk.rule_memory": (*CORE, "base.store"),
     # It must not be able to agree with the daemon's mistakes.
     "base.sandbox": ("base.model", "base.clock", "base.errors"),
     "base.store": CORE,
@@ -47,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 MAY_BE_IMPORTED_BY: dict[str, tuple[str, ...]] = {
     "base.app": ("base.app",),
     "base.risk.stop_loss": ("base.app",),
+    "base.risk.rule_memory": ("base.app", "base.risk.stop_loss"),
     "base.sandbox": ("base.app", "base.sandbox"),
 }
 
@@ -99,11 +102,16 @@ PURE = (
     "base.store.books",
     "base.store.realized",
     "base.store.reconcile",
+    "base.execution.entry_orders",
     "base.execution.episode",
     "base.execution.ladder",
+    "base.execution.paper_account",
+    "base.execution.paper_exchange",
+    "base.execution.paper_fills",
+    "base.execution.paper_orders",
     "base.execution.refusals",
 )
-NOT_PURE = ("base.risk.stop_loss",)
+NOT_PURE = ("base.risk.stop_loss", "base.risk.rule_memory")
 IMPURE_LIBRARIES = {
     "asyncio", "concurrent", "http", "logging", "os", "queue", "signal", "socket", "sqlite3", "ssl",
     "subprocess", "sys", "tempfile", "threading", "time", "urllib",

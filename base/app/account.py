@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from datetime import UTC, tzinfo
 from typing import Protocol
 
 from base.app.bookkeeping import AccountHistory, Bookkeeper
@@ -28,6 +29,7 @@ from base.model.position import Fill
 from base.model.rules import ExitRule
 from base.risk.price_needs import Refresh, Why
 from base.store.portfolio import Change, HeldRead, Portfolio
+from base.store.realized import Payout
 from base.store.reconcile import CorrectionKind, compare
 
 logger = logging.getLogger(__name__)
@@ -48,15 +50,30 @@ class RequiredSink(Protocol):
     def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None: ...
 
 
+class Openings(Protocol):
+    """The side that opens positions, as far as it hears of orders and fills; each returns at once."""
+
+    def note_fill(self, fill: Fill) -> None: ...
+
+    def order_update(self, update: OrderUpdate) -> None: ...
+
+
 class MarketDirectory:
-    """What must be streamed and kept: held markets that can still trade, and what the strategy watches.
+    """What must be streamed and kept: held markets that can still trade, what the strategy watches, and
+    what is `needed` beside them.
 
     The cache also keeps held markets that wait for settlement, for their status.
     """
 
     def __init__(
-        self, portfolio: Portfolio, cache: WebsocketPriceCache, feed: RequiredSink, clock: Clock
+        self,
+        portfolio: Portfolio,
+        cache: WebsocketPriceCache,
+        feed: RequiredSink,
+        clock: Clock,
+        needed: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        self._needed = needed
         self._portfolio = portfolio
         self._cache = cache
         self._feed = feed
@@ -79,15 +96,17 @@ class MarketDirectory:
 
     def refresh(self) -> None:
         """Tell the cache and the stream what is required now."""
+        needed = frozenset(self._needed())
         with self._lock:
+            wanted = self._watched | needed
             held = frozenset(self._portfolio.positions())
             entries = self._cache.snapshot()
             wall = self._clock.now()
             trading = {t for t in held if self._market(t, entries).status_at(wall).can_still_trade}
             streamed = {
-                t for t in self._watched if self._market(t, entries).status_at(wall).can_still_trade
+                t for t in wanted if self._market(t, entries).status_at(wall).can_still_trade
             } | trading
-            self._cache.require(held | self._watched, held)
+            self._cache.require(held | wanted, held)
             self._feed.set_required(streamed, trading)
 
     def ended(self, tickers: Iterable[str]) -> frozenset[str]:
@@ -121,6 +140,7 @@ class Account:
         is_paper: bool,
         after_read: Callable[[], None] = lambda: None,
         history: AccountHistory | None = None,
+        zone: tzinfo = UTC,
     ) -> None:
         self._portfolio = portfolio
         self._directory = directory
@@ -132,12 +152,13 @@ class Account:
         self._foreign = ForeignOrders(portfolio, clock)
         self.books: Bookkeeper | None = None
         if history is not None and not is_paper:
-            self.books = Bookkeeper(portfolio, history, self._foreign.resting, clock)
+            self.books = Bookkeeper(portfolio, history, self._foreign.resting, clock, zone)
         self._lock = threading.Lock()  # guards the fields below
         self._unreadable: tuple[str, ...] = ()
         self._feed_down_since: float | None = None
         self._desk: ExitDesk | None = None
         self._sweep_soon: Callable[[], None] = lambda: None
+        self._openings: Openings | None = None
         self.service = PeriodicService(
             "reconcile", interval_s, self.reconcile, clock, spacing_s=RECONCILE_SPACING_S
         )
@@ -147,8 +168,9 @@ class Account:
         desk: ExitDesk,
         sweep_soon: Callable[[], None],
         is_own: Callable[[str], bool] = lambda client_order_id: False,
+        openings: Openings | None = None,
     ) -> None:
-        """Say who is to hear of orders and of a feed that changed; before any thread starts.
+        """Say who is to hear of orders, of fills and of a feed that changed; before any thread starts.
 
         `is_own` knows the client order ids of ours from before a restart; those that have left since
         the portfolio knows. It is asked by the stream's thread and answers at once.
@@ -156,6 +178,7 @@ class Account:
         self._foreign.attach(is_own)
         self._desk = desk
         self._sweep_soon = sweep_soon
+        self._openings = openings
 
     # --- the stream ---------------------------------------------------------------------------------
 
@@ -163,18 +186,42 @@ class Account:
         if self._is_paper:
             self.service.wake()
             return
-        change = self._portfolio.apply_fill(fill)
-        if change is not None:
-            self._changed([change])
+        change = self._take_in(fill)
         is_held = change is not None or self._portfolio.get(fill.ticker) is not None
         self._foreign.fill(fill, is_held=is_held)
 
     def order_update(self, update: OrderUpdate) -> None:
         if self._is_paper:
             return
+        self._tell(update)
+        self._foreign.order_update(update)
+
+    def _take_in(self, fill: Fill) -> Change | None:
+        change = self._portfolio.apply_fill(fill)
+        if change is not None:
+            self._changed([change])
+        if self._openings is not None:
+            self._openings.note_fill(fill)
+        return change
+
+    def _tell(self, update: OrderUpdate) -> None:
         if self._desk is not None:
             self._desk.order_update(update)
-        self._foreign.order_update(update)
+        if self._openings is not None:
+            self._openings.order_update(update)
+
+    # --- the paper account, which tells what the stream would -------------------------------------------
+
+    def simulated_fill(self, fill: Fill) -> None:
+        self._take_in(fill)
+
+    def simulated_update(self, update: OrderUpdate) -> None:
+        self._tell(update)
+
+    def simulated_payout(self, payout: Payout) -> None:
+        """A market has ended and paid for what was held on paper."""
+        self._portfolio.book_payout(payout)
+        self.service.wake()
 
     def position_update(self, update: PositionUpdate) -> None:
         held = self._portfolio.get(update.ticker)

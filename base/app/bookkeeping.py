@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, tzinfo
 from decimal import Decimal
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from base.log import log_event
 from base.model.market import ZERO
 from base.model.order import Order
 from base.model.position import Fill
-from base.store.books import trading_day
+from base.model.trading_day import day_start_s, trading_day
 from base.store.portfolio import READ_LAG_S, Portfolio
 from base.store.realized import (
     Holding,
@@ -32,6 +32,7 @@ from base.store.realized import (
     only_open,
     opening_entry,
     replay,
+    settling_fee,
     signed_count,
 )
 
@@ -66,9 +67,10 @@ class AccountHistory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Explained:
-    """The steps of the markets that add up, and the names of those that do not yet."""
+    """The steps of the markets that add up, the payouts, and the names of markets that do not add up yet."""
 
     steps: tuple[Step, ...]
+    payouts: tuple[Payout, ...]
     odd: tuple[str, ...]
 
 
@@ -81,14 +83,18 @@ class Bookkeeper:
         history: AccountHistory,
         look_at_resting: Callable[[Sequence[Order]], None],
         clock: Clock,
+        zone: tzinfo = UTC,
     ) -> None:
+        """`zone` says when the trading day begins, as it does for the portfolio."""
+        self._zone = zone
         self._portfolio = portfolio
         self._history = history
         self._look_at_resting = look_at_resting
         self._clock = clock
-        self._resting_read_at: float | None = None  # owned by the thread, like the next two
+        self._resting_read_at: float | None = None  # owned by the thread, like the next three
         self._odd: dict[str, tuple[int, float]] = {}  # tries, and when the first one was
         self._explained_day = ""
+        self._explained: frozenset[str] = frozenset()  # the day's executions when it was gone through in full
         self._lock = threading.Lock()  # guards the fields below
         self._failing_since: float | None = None
         self._looks_left = 0
@@ -131,7 +137,7 @@ class Bookkeeper:
 
     def _book_day(self) -> float | None:
         wall = self._clock.now()
-        day, since_s = trading_day(wall), _day_start_s(wall)
+        day, since_s = trading_day(wall, self._zone), day_start_s(wall, self._zone)
         listed = self._history.read_settlements(since_s)
         payouts = {p.ticker: p for p in listed if _is_of(p.settled_ts_ms, since_s)}
         fills = [f for f in self._history.read_fills(since_s) if _is_of(f.ts_ms, since_s)]
@@ -140,12 +146,13 @@ class Bookkeeper:
         explained = self._explain(fills, payouts, since_s)
         is_all = not explained.odd
         before = self._portfolio.ledger()
-        news = self._portfolio.book_missed(day, explained.steps, tuple(payouts.values()), is_all=is_all)
+        news = self._portfolio.book_missed(day, explained.steps, explained.payouts, is_all=is_all)
         if news is None:
             return NOT_LOADED_RETRY_S  # the day ended while it was read
         self._explained_day = day if is_all else ""
+        self._explained = _ids(fills, payouts.values())
         ledger = self._portfolio.ledger()
-        if ledger != before:
+        if (ledger.realized, ledger.fees) != (before.realized, before.fees):
             log_event(
                 logger,
                 # Fees of what was opened today are found at every first start: no news for the night.
@@ -160,12 +167,15 @@ class Bookkeeper:
         return self._look_again_s(has_found=news > 0)
 
     def _is_worth_explaining(self, fills: Sequence[Fill], payouts: Iterable[Payout]) -> bool:
-        """Whether there is news, or the day has not been gone through in full since somebody doubted it."""
-        is_new = bool(self._portfolio.unbooked(fills))
-        is_new |= not all(self._portfolio.is_booked(p.trade_id) for p in payouts)
+        """Whether something has happened since the day was gone through in full, or somebody doubts it.
+
+        Also what was told at once: a sale between two messages that came in the wrong order was judged by
+        an entry that was a little wrong then.
+        """
         with self._lock:
             is_asked = self._looks_left > 0
-        return is_new or is_asked or self._explained_day != trading_day(self._clock.now())
+        is_news = _ids(fills, payouts) != self._explained
+        return is_news or is_asked or self._explained_day != trading_day(self._clock.now(), self._zone)
 
     def _look_again_s(self, *, has_found: bool) -> float | None:
         with self._lock:
@@ -186,14 +196,17 @@ class Bookkeeper:
             else:
                 reducing.append(ticker)
         odd: list[str] = []
-        for ticker, history in self._histories(reducing).items():
+        histories = self._histories(sorted({*reducing, *payouts}))
+        paid = [replace(p, fee=settling_fee(p, histories[t])) for t, p in payouts.items()]
+        for ticker in reducing:
+            history = histories[ticker]
             opening = self._opening(ticker, history, payouts)
             if opening is None:
                 odd.append(ticker)
                 continue
             steps += [s for s in replay(history, opening) if _is_of(s.fill.ts_ms, since_s)]
         self._odd = {t: tried for t, tried in self._odd.items() if t in odd}
-        return _Explained(tuple(steps), tuple(odd))
+        return _Explained(tuple(steps), tuple(paid), tuple(odd))
 
     def _histories(self, tickers: Sequence[str]) -> dict[str, list[Fill]]:
         """All fills of each market, oldest first."""
@@ -244,10 +257,9 @@ def _sum(fills: Sequence[Fill]) -> Decimal:
     return sum((signed_count(fill) for fill in fills), ZERO)
 
 
+def _ids(fills: Iterable[Fill], payouts: Iterable[Payout]) -> frozenset[str]:
+    return frozenset({fill.trade_id for fill in fills} | {payout.trade_id for payout in payouts})
+
+
 def _is_of(ts_ms: int, since_s: int) -> bool:
     return ts_ms >= since_s * 1000
-
-
-def _day_start_s(wall: float) -> int:
-    day = datetime.fromtimestamp(wall, UTC)
-    return int(day.replace(hour=0, minute=0, second=0, microsecond=0).timestamp())

@@ -1,174 +1,364 @@
-"""From a strategy's intents to orders: limits, reservation, one immediate-or-cancel order each.
+"""From a strategy's intents to orders: limits, reservation, the order, and its life until it is done.
 
-An entry whose outcome is unknown stays reserved until complete reads have had time to show it, so that
-the limits count it whatever became of it.
+What may rest reserves its cost until it is proved that it cannot fill any more. No order is sent twice:
+what became of one whose answer was lost is looked up, and while it is unknown the limits count it.
+
+An order rests no longer than `REST_S` unless it says so itself, and never longer than `REST_S_MAX`; the
+exchange is told the same, so that the order of a daemon that died expires by itself. What a resting order
+buys reaches the portfolio by its `fill` messages and by reads of positions, like a trade by hand; only
+what fills at once comes with the answer.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
-from decimal import ROUND_DOWN, Decimal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
 
+from base.app.entry_book import AMEND_LOST, OUTDATED, EntryBook
+from base.app.entry_checks import EntryChecks, Seen, is_order, on_grid, rests
+from base.app.entry_keeper import EntryKeeper
 from base.clock import Clock
-from base.errors import BotError, OrderOutcomeUnknown
-from base.execution.gateway import Gateway
-from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
+from base.errors import BotError, OrderOutcomeUnknown, RequestRejected
+from base.execution.entry_orders import (
+    Entry,
+    Reservation,
+    from_before,
+    to_record,
+)
+from base.execution.gateway import EntryGateway
+from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
-from base.model.market import ONE, ZERO, Market, MarketStatus, OutcomeSide
-from base.model.order import OrderRequest, TimeInForce, entry_book_side, to_yes_leg
-from base.risk.limits import Approved, Denied, Limits, check_entry
+from base.model.events import OrderUpdate
+from base.model.market import ZERO, OutcomeSide
+from base.model.order import (
+    EntryOrder,
+    EntryState,
+    Order,
+    OrderAck,
+    OrderRequest,
+    TimeInForce,
+    entry_book_side,
+    to_yes_leg,
+)
+from base.risk.limits import Limits, entry_cost
 from base.risk.trading_state import TradingState
 from base.store.portfolio import Portfolio
-from base.strategy.interface import OrderIntent
+from base.store.records import NoRecorder, Recorder, Remembered
+from base.strategy.interface import AmendIntent, CancelIntent, OrderIntent
 
 logger = logging.getLogger(__name__)
 
-RESERVED_S = 60.0
-"""How long an entry of unknown outcome stays reserved; two complete reads fall into it."""
 ENTRY_ID_PREFIX = "backstop-entry-"
 """Entries' client order ids start like this, so that a restart knows its own positions by their orders."""
+REST_S = 900.0
+REST_S_MAX = 86_400.0
+EXCHANGE_EXPIRY_MARGIN_S = 2.0
+"""The exchange lets an order expire so much later than the desk cancels it: the two clocks may differ."""
 HUNDREDTH = Decimal("0.01")
+LOOKS_MAX = 5
+"""How often an order is judged anew because what is held changed meanwhile."""
+JOURNAL_DOWN = "the journal cannot be written: what is not on disk is not sent"
 
 
 @dataclass(frozen=True, slots=True)
-class _Reservation:
-    ticker: str
-    cost: Decimal
-    until: float
+class EntryResult:
+    """What became of an intent. `placed` says that the exchange took the order or may have: its state is
+    then UNKNOWN. `filled` is what it is known to have bought; `why` says why nothing was placed."""
+
+    placed: bool
+    filled: Decimal = ZERO
+    order: EntryOrder | None = None
+    why: str = ""
 
 
 class EntryDesk:
-    """Places entries; owned by the strategy loop's thread.
+    """Places entries and looks after them; thread-safe, `place` and `amend` wait for the exchange.
 
-    `opened` hears of a market before its order leaves; `is_exiting` says that an exit is under way there;
-    `request_reconcile` asks for a complete read of positions soon.
+    `opened` hears of a market and whose strategy it is before an order leaves; `is_exiting` says that an
+    exit is under way in a market; `request_reconcile` asks for a complete read of positions soon;
+    `next_pause_at` is the wall time at which all trading pauses next; `read_resting` lists the account's
+    resting orders.
     """
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: EntryGateway,
         portfolio: Portfolio,
         cache: WebsocketPriceCache,
         limits: Limits,
         trading_state: Callable[[], TradingState],
-        opened: Callable[[str], None],
+        opened: Callable[[str, str], None],
         clock: Clock,
+        *,
+        recorder: Recorder | None = None,
         is_exiting: Callable[[str], bool] = lambda ticker: False,
         request_reconcile: Callable[[], None] = lambda: None,
         is_confirmed: Callable[[str], bool] = lambda ticker: False,
+        feed_is_live: Callable[[], bool] = lambda: True,
+        next_pause_at: Callable[[], float | None] = lambda: None,
+        read_resting: Callable[[], Sequence[Order]] = tuple,
     ) -> None:
         self._gateway = gateway
         self._portfolio = portfolio
-        self._cache = cache
         self._limits = limits
-        self._trading_state = trading_state
         self._opened = opened
         self._clock = clock
-        self._is_exiting = is_exiting
+        self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
         self._request_reconcile = request_reconcile
-        self._is_confirmed = is_confirmed
-        self._reservations: list[_Reservation] = []
+        self._checks = EntryChecks(
+            portfolio,
+            cache,
+            limits,
+            trading_state,
+            is_exiting,
+            is_confirmed,
+            feed_is_live,
+            next_pause_at,
+            clock,
+        )
+        self._book = EntryBook(clock, self._recorder, portfolio.judged_at)
+        self._keeper = EntryKeeper(
+            self._book,
+            gateway,
+            self._checks.situations,
+            read_resting,
+            ENTRY_ID_PREFIX,
+            request_reconcile,
+            clock,
+        )
+        self.service = self._keeper.service
 
-    def place(self, intent: OrderIntent) -> bool:
-        """Check, reserve and send one intent; return whether anything was bought."""
-        now = self._clock.monotonic()
-        self._reservations = [r for r in self._reservations if r.until > now]
-        entry = self._cache.get(intent.ticker)
-        market = entry.market if entry is not None else Market(intent.ticker)
-        price, count = _on_grid(intent, market), intent.count.quantize(HUNDREDTH, ROUND_DOWN)
-        why_not = self._why_not(intent, entry, price, count)
-        if why_not:
-            log_event(logger, logging.WARNING, "entry_denied", ticker=intent.ticker, why=why_not)
-            return False
-        request = OrderRequest(
-            ticker=intent.ticker,
+    # --- what others may ask ------------------------------------------------------------------------
+
+    def orders(self) -> dict[str, EntryOrder]:
+        """Our orders that may still fill, by client order id."""
+        return self._book.orders()
+
+    def resting_in(self, ticker: str, side: OutcomeSide) -> dict[Decimal, Decimal]:
+        """Contracts of `side` that our orders in this market may still buy, by price; answers at once."""
+        return self._book.resting_in(ticker, side)
+
+    def is_own(self, client_order_id: str) -> bool:
+        """Whether an order with this id is ours; answers at once."""
+        return self._book.is_own(client_order_id)
+
+    def block(self, why: str) -> None:
+        """Open nothing any more in this run, and cancel what rests."""
+        self._book.close(why)
+        self.service.wake()
+
+    def exit_began(self, ticker: str) -> None:
+        """Stop buying what is being sold; returns at once."""
+        if self._book.want_cancel("an exit of its market is under way", ticker=ticker):
+            self.service.wake()
+
+    def order_update(self, update: OrderUpdate) -> None:
+        """The stream's word on an order, of ours or not."""
+        if not self._book.is_own(update.client_order_id):
+            return
+        if self._book.update(update):
+            self._keeper.look_for_left_over_soon()
+        self.service.wake()
+
+    def resume(self, remembered: Remembered) -> None:
+        """Take up what the last run left, before any thread starts: looked up, and canceled if it rests."""
+        now, wall = self._clock.monotonic(), self._clock.now()
+        for record in remembered.entries:
+            self._opened(record.ticker, record.strategy)  # what it buys is that strategy's
+            self._book.adopt(from_before(record, now, wall))
+
+    def cancel(self, intent: CancelIntent | str, why: str = "") -> str:
+        """Cancel a resting order; return "" when that is under way, else why not."""
+        client_order_id = intent if isinstance(intent, str) else intent.client_order_id
+        words = why or ("" if isinstance(intent, str) else intent.why) or "no longer wanted"
+        if not self._book.want_cancel(words, client_order_id=client_order_id):
+            return f"no order {client_order_id} of ours may still fill"
+        self.service.wake()
+        return ""
+
+    def stop(self, timeout_s: float) -> bool:
+        """Open nothing any more and cancel what rests; return whether the exchange has confirmed that."""
+        self._book.close("the program stops")
+        self._book.want_cancel("the program stops")
+        is_clear = self._keeper.stop(timeout_s)
+        for order in self._book.orders().values():
+            log_event(
+                logger,
+                logging.CRITICAL,
+                "entry_may_rest",
+                ticker=order.ticker,
+                client_order_id=order.client_order_id,
+                state=order.state.value,
+                remaining=order.remaining,
+                remedy="cancel it by hand",
+            )
+        return is_clear
+
+    # --- placing ------------------------------------------------------------------------------------
+
+    def place(self, intent: OrderIntent, strategy: str = "", *, fill_or_kill: bool = False) -> EntryResult:
+        """Check, reserve, write down and send one order, and take its answer in."""
+        for _ in range(LOOKS_MAX):
+            releases = self._book.releases()
+            seen = self._checks.look()
+            order, why = self._admit(intent, strategy, releases, seen, may_rest=not fill_or_kill)
+            if why != OUTDATED:
+                break
+        if order is None:
+            log_event(logger, logging.WARNING, "entry_denied", ticker=intent.ticker, why=why)
+            return EntryResult(False, why=why)
+        request = self._request(order, intent, seen, fill_or_kill=fill_or_kill)
+        why = self._prepare(order)
+        if why:
+            log_event(logger, logging.WARNING, "entry_denied", ticker=order.ticker, why=why)
+            return EntryResult(False, why=why)
+        return self._send(order, request)
+
+    def _prepare(self, order: EntryOrder) -> str:
+        """Write the order down and say whose it is; return why it must not leave."""
+        why = "it could not be made ready"
+        try:
+            if not self._recorder.commit([to_record(order)]):
+                why = JOURNAL_DOWN
+                return why
+            # Said before the answer: its fill may come first, and must not look like somebody else's.
+            self._opened(order.ticker, order.strategy)
+            why = self._book.why_not_send(order.client_order_id)
+            return why
+        finally:
+            if why:
+                self._book.not_sent(order.client_order_id, why)
+
+    def check_together(self, intents: Sequence[OrderIntent]) -> str:
+        """Why these orders together break a limit, or one of them alone; "" when they do not."""
+        reserved = self._book.reservations()
+        seen = self._checks.look()
+        sent = self._book.sent_last_minute()
+        for number, intent in enumerate(intents):
+            price, count = on_grid(intent, seen)
+            why = self._book.closed_why or self._checks.why_not(
+                intent, price, count, seen, self._book.orders().values()
+            )
+            why = why or self._checks.judge(
+                intent.ticker, entry_cost(count, price), seen, reserved, sent + number
+            )
+            if why:
+                return why
+            reserved[f"{number} of those together"] = Reservation(intent.ticker, entry_cost(count, price))
+        return ""
+
+    def _admit(
+        self,
+        intent: OrderIntent,
+        strategy: str,
+        releases: int,
+        seen: Seen,
+        *,
+        may_rest: bool,
+    ) -> tuple[EntryOrder | None, str]:
+        """The order, reserved; or None and why not."""
+        price, count = on_grid(intent, seen)
+        why = self._checks.why_not(intent, price, count, seen, self._book.orders().values())
+        if why:
+            return None, why
+        now = self._clock.now()
+        market = seen.prices[intent.ticker].market
+        life_s = min(REST_S if intent.expires_after_s is None else intent.expires_after_s, REST_S_MAX)
+        expires_at = now + life_s
+        if market.close_time is not None:
+            expires_at = min(expires_at, market.close_time - self._limits.min_time_left_s)
+        order = EntryOrder(
             client_order_id=f"{ENTRY_ID_PREFIX}{uuid.uuid4().hex[:24]}",
-            book_side=entry_book_side(intent.outcome_side),
+            ticker=intent.ticker,
+            outcome_side=intent.outcome_side,
             count=count,
-            price=to_yes_leg(price, intent.outcome_side),
-            time_in_force=TimeInForce.IMMEDIATE_OR_CANCEL,
+            price=price,
+            strategy=strategy,
+            state=EntryState.SENDING,
+            placed_at=now,
+            expires_at=expires_at if rests(intent) and may_rest else None,
+            keep_on_feed_loss=intent.keep_on_feed_loss,
+            why=intent.why,
+        )
+
+        def judge(reserved: Mapping[str, Reservation], sent: int) -> str:
+            return self._checks.judge(order.ticker, entry_cost(count, price), seen, reserved, sent)
+
+        why = self._book.try_add(Entry(order, self._clock.monotonic(), now), releases, judge)
+        return (None, why) if why else (order, "")
+
+    def _request(
+        self, order: EntryOrder, intent: OrderIntent, seen: Seen, *, fill_or_kill: bool
+    ) -> OrderRequest:
+        tif = TimeInForce.FILL_OR_KILL if fill_or_kill else TimeInForce.IMMEDIATE_OR_CANCEL
+        expiration_s = None
+        if order.expires_at is not None:
+            tif = TimeInForce.GOOD_TILL_CANCELED
+            expiration_s = math.ceil(order.expires_at + EXCHANGE_EXPIRY_MARGIN_S)
+        return OrderRequest(
+            ticker=order.ticker,
+            client_order_id=order.client_order_id,
+            book_side=entry_book_side(order.outcome_side),
+            count=order.count,
+            price=to_yes_leg(order.price, order.outcome_side),
+            time_in_force=tif,
             reduce_only=False,
-            exchange_index=market.exchange_index,
-        )
-        self._reservations.append(_Reservation(intent.ticker, price * count, now + RESERVED_S))
-        return self._send(intent, request)
-
-    def _why_not(self, intent: OrderIntent, entry: PriceEntry | None, price: Decimal, count: Decimal) -> str:
-        """Why this entry is not sent, "" when it may be."""
-        ticker = intent.ticker
-        if not ZERO < price < ONE or count <= 0:
-            return f"{intent.count} at {intent.price} is no order"
-        if entry is None or entry.market.status_at(self._clock.now()) is not MarketStatus.ACTIVE:
-            return "its market is not known to be open: name it in watches() first"
-        if entry.quote is None or (
-            entry.is_stale(self._clock.monotonic()) and not self._is_confirmed(ticker)
-        ):
-            return "no fresh price is known"
-        held = self._portfolio.get(ticker)
-        if held is not None and held.outcome_side is not intent.outcome_side:
-            # Buying the other side would reduce, not open: that is an exit's business.
-            return f"{held.outcome_side.value} is held"
-        if self._is_exiting(ticker):
-            return "an exit of this market is under way"
-        verdict = self._judge(ticker, price * count)
-        return f"{verdict.code.value}: {verdict.detail}" if isinstance(verdict, Denied) else ""
-
-    def _judge(self, ticker: str, cost: Decimal) -> Approved | Denied:
-        positions = self._portfolio.positions()
-        held = positions.get(ticker)
-        ledger = self._portfolio.ledger()
-        return check_entry(
-            cost=cost,
-            ticker=ticker,
-            position_cost=held.cost if held is not None else ZERO,
-            reserved_ticker=sum((r.cost for r in self._reservations if r.ticker == ticker), ZERO),
-            total_exposure=sum((p.cost for p in positions.values()), ZERO),
-            reserved_total=sum((r.cost for r in self._reservations), ZERO),
-            realized_today=ledger.realized - ledger.fees,
-            trading_state=self._trading_state(),
-            limits=self._limits,
+            exchange_index=seen.prices[order.ticker].market.exchange_index,
+            expiration_time_s=expiration_s,
+            post_only=intent.post_only and order.expires_at is not None,
         )
 
-    def _send(self, intent: OrderIntent, request: OrderRequest) -> bool:
+    def _send(self, order: EntryOrder, request: OrderRequest) -> EntryResult:
         log_event(
             logger,
             logging.INFO,
             "entry_sent",
-            ticker=intent.ticker,
-            side=intent.outcome_side.value,
+            ticker=order.ticker,
+            side=order.outcome_side.value,
             count=request.count,
-            price=intent.price,
+            price=order.price,
+            rests=order.expires_at is not None,
+            strategy=order.strategy or None,
             client_order_id=request.client_order_id,
-            why=intent.why,
+            why=order.why,
         )
-        # Said before the answer: its fill may come first, and must not look like somebody else's.
-        self._opened(intent.ticker)
-        self._portfolio.order_left(request.ticker, request.client_order_id)
-        try:
-            return self._take_in(intent, request)
-        finally:
-            # An entry of unknown outcome is left to the reads; its reservation covers it till then.
-            self._portfolio.order_settled(request.client_order_id)
-
-    def _take_in(self, intent: OrderIntent, request: OrderRequest) -> bool:
-        """Send the order and book its answer; return whether anything was bought."""
+        client_order_id = order.client_order_id
+        # Only till its answer: what it buys while it rests, messages and reads tell.
+        self._portfolio.order_left(order.ticker, client_order_id)
+        outcome: EntryOrder | None = None
         try:
             ack = self._gateway.create_entry(request)
+            self._take_in(request, ack)
+            outcome = self._book.answered(client_order_id, ack)
+            return EntryResult(True, outcome.filled, outcome)
         except OrderOutcomeUnknown as exc:
-            log_event(logger, logging.ERROR, "entry_unknown", ticker=intent.ticker, why=exc)
-            self._request_reconcile()
-            return False
+            outcome = self._book.lost(client_order_id, str(exc))
+            return EntryResult(True, outcome.filled, outcome, why=str(exc))
         except BotError as exc:
-            self._reservations.pop()
-            log_event(logger, logging.WARNING, "entry_rejected", ticker=intent.ticker, why=exc)
-            return False
-        self._reservations.pop()
+            if getattr(exc, "code", "") == "order_already_exists":
+                outcome = self._book.lost(client_order_id, str(exc))  # then it did arrive
+                return EntryResult(True, outcome.filled, outcome, why=str(exc))
+            outcome = self._book.not_sent(client_order_id, str(exc))
+            log_event(logger, logging.WARNING, "entry_rejected", ticker=order.ticker, why=exc)
+            return EntryResult(False, ZERO, outcome, why=str(exc))
+        finally:
+            if outcome is None:
+                outcome = self._book.lost(client_order_id, "its answer broke something")
+            # An entry of unknown outcome is left to the reads; its reservation covers it till then.
+            self._portfolio.order_settled(client_order_id)
+            if outcome.state is EntryState.UNKNOWN:
+                self._request_reconcile()
+            if outcome.state.may_fill:
+                self.service.wake()
+
+    def _take_in(self, request: OrderRequest, ack: OrderAck) -> None:
         if ack.fill_count > 0:
             self._portfolio.apply_answer(
-                intent.ticker,
+                request.ticker,
                 ack.order_id,
                 request.book_side,
                 ack.fill_count,
@@ -176,22 +366,84 @@ class EntryDesk:
                 ack.fees,
                 ack.ts_ms,
             )
-        log_event(
-            logger,
-            logging.INFO,
-            "entry_filled" if ack.fill_count > 0 else "entry_not_filled",
-            ticker=intent.ticker,
-            count=ack.fill_count,
-            price=None
-            if ack.average_fill_price is None
-            else to_yes_leg(ack.average_fill_price, intent.outcome_side),
-            fees=ack.fees,
+
+    # --- amending -----------------------------------------------------------------------------------
+
+    def amend(self, intent: AmendIntent) -> str:
+        """Move a resting order; return "" when the exchange has done it, else why not."""
+        for _ in range(LOOKS_MAX):
+            why = self._amend(intent)
+            if why != OUTDATED:
+                break
+        if why:
+            log_event(
+                logger, logging.WARNING, "amend_denied", client_order_id=intent.client_order_id, why=why
+            )
+        return why
+
+    def _amend(self, intent: AmendIntent) -> str:
+        releases = self._book.releases()
+        seen = self._checks.look()
+        order = self._book.get(intent.client_order_id)
+        if order is None:
+            return f"no order {intent.client_order_id} of ours may still fill"
+        wanted = OrderIntent(
+            order.ticker,
+            order.outcome_side,
+            order.count if intent.count is None else intent.count,
+            order.price if intent.price is None else intent.price,
         )
-        return ack.fill_count > 0
+        price, count = on_grid(wanted, seen)
+        added = entry_cost(count - order.filled, price) - entry_cost(order.count - order.filled, order.price)
+        if added > 0 or price > order.price or not is_order(price, count):
+            why = self._checks.why_not(wanted, price, count, seen, self._book.orders().values())
+            if why:
+                return why
 
+        def judge(reserved: Mapping[str, Reservation], sent: int) -> str:
+            if added <= 0:
+                is_over_rate = sent >= self._limits.entries_per_minute
+                return "MAX_ENTRIES_PER_MINUTE is used up" if is_over_rate else ""
+            whole = entry_cost(count, price)
+            return self._checks.judge(order.ticker, added, seen, reserved, sent, order_cost=whole)
 
-def _on_grid(intent: OrderIntent, market: Market) -> Decimal:
-    """The intent's price on the market's grid, in dollars of its side, never above what it allows."""
-    if intent.outcome_side is OutcomeSide.YES:
-        return market.grid.floor(intent.price)
-    return ONE - market.grid.ceil(ONE - intent.price)
+        begun = self._book.begin_amend(order.client_order_id, price, count, releases, judge)
+        if isinstance(begun, str):
+            return begun
+        grown = replace(begun, price=max(price, begun.price), count=max(count, begun.count))
+        if added > 0 and not self._recorder.commit([to_record(grown)]):
+            self._book.not_amended(order.client_order_id, is_gone=False)
+            return JOURNAL_DOWN
+        return self._send_amend(begun, price, count, seen)
+
+    def _send_amend(self, order: EntryOrder, price: Decimal, count: Decimal, seen: Seen) -> str:
+        entry = seen.prices.get(order.ticker)
+        request = OrderRequest(
+            ticker=order.ticker,
+            client_order_id=order.client_order_id,
+            book_side=entry_book_side(order.outcome_side),
+            count=count,
+            price=to_yes_leg(price, order.outcome_side),
+            time_in_force=TimeInForce.GOOD_TILL_CANCELED,
+            reduce_only=False,
+            exchange_index=entry.market.exchange_index if entry is not None else None,
+        )
+        is_answered = False
+        try:
+            ack = self._gateway.amend_entry(order.order_id, request)
+            is_answered = True
+            if self._book.amended(order.client_order_id, ack):
+                self._request_reconcile()
+            return ""
+        except OrderOutcomeUnknown as exc:
+            return f"{AMEND_LOST}, the order is canceled: {exc}"
+        except BotError as exc:
+            is_answered = True
+            is_gone = isinstance(exc, RequestRejected) and exc.status == 404
+            self._book.not_amended(order.client_order_id, is_gone=is_gone)
+            return str(exc)
+        finally:
+            if not is_answered:
+                # It may rest at either price. Canceled, it is at neither, however late the amend arrives.
+                self._book.want_cancel(AMEND_LOST, client_order_id=order.client_order_id)
+            self.service.wake()

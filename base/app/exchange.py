@@ -93,7 +93,7 @@ class Exchange:
         """What ended markets have paid since a wall time. Raises BotError.
 
         `fee_cost` is what trading them cost in all (OpenAPI: total fees paid), which their fills tell
-        one by one; a settlement itself costs nothing.
+        one by one; what settling itself cost is worked out from the market's fills (`settling_fee`).
         """
         return [
             Payout(
@@ -102,6 +102,7 @@ class Exchange:
                 s.yes_count - s.no_count,
                 s.yes_cost + s.no_cost,
                 s.revenue,
+                s.fees,
             )
             for s in self.rest.get_settlements(min_ts=since_s)
         ]

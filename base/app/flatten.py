@@ -131,7 +131,7 @@ class Flatten:
         self._ask = ask
         self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
         self._remembered = Remembered() if journal is None else journal.load()
-        self._portfolio = Portfolio(clock, journal)
+        self._portfolio = Portfolio(clock, journal, config.trading_timezone)
         self._portfolio.restore(self._remembered)
         self._wanted = threading.Event()
         self._desk = ExitDesk(

@@ -36,6 +36,7 @@ class ForeignOrders:
     def __init__(self, portfolio: Portfolio, clock: Clock) -> None:
         self._portfolio = portfolio
         self._clock = clock
+        self._started_at = clock.now()
         self._is_known: Callable[[str], bool] = lambda client_order_id: False
         self._warnings = RepeatedWarnings()
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
@@ -74,8 +75,13 @@ class ForeignOrders:
             self._note_resting(update.ticker, update.order_id, update.remaining_count)
 
     def resting(self, orders: Iterable[Order]) -> None:
-        """Look at the account's resting orders; none of ours can be among them."""
+        """Look at the account's resting orders; of ours only entries can be among them. Those from before
+        this run are the entry desk's to cancel, whether it knows them or not."""
         for order in orders:
+            is_entry = order.client_order_id.startswith(ENTRY_ID_PREFIX)
+            is_from_before = 0 < order.created_ts_ms / 1000 < self._started_at
+            if is_entry and (is_from_before or self._is_own(order.client_order_id)):
+                continue
             if self._is_own(order.client_order_id):
                 log_event(
                     logger,

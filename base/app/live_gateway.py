@@ -138,6 +138,14 @@ class LiveGateway:
     def create_entry(self, request: OrderRequest) -> OrderAck:
         return self._rest.create_order(request, lane=Lane.STRATEGY)
 
+    def amend_entry(self, order_id: str, request: OrderRequest) -> OrderAck:
+        return self._rest.amend_order(order_id, request, lane=Lane.STRATEGY)
+
+    def cancel_entry(self, order_id: str, ticker: str) -> Decimal:
+        # Beside the exits, not behind them: while a mass exit takes the whole budget, what still buys must
+        # be stopped. A cancel is cheap, and only one is under way at a time.
+        return self._rest.cancel_order(order_id, ticker, lane=Lane.EXIT).reduced_by
+
 
 def _found(order: Order, price: Decimal | None) -> FoundOrder:
     return FoundOrder(order.order_id, order.status, order.fill_count, price, order.fees)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib
 import logging
 import os
 import queue
@@ -17,8 +16,8 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
@@ -26,42 +25,41 @@ from typing import Any
 
 from base.app.account import Account, Adoption, MarketDirectory
 from base.app.config import Config, Environment, TradingMode, describe
-from base.app.entries import EntryDesk
 from base.app.exchange import Exchange, open_exchange
 from base.app.flatten import ENTRIES_BLOCKED_FILE
 from base.app.instance_lock import InstanceLock
 from base.app.live_gateway import LiveGateway
 from base.app.logging_setup import configure_logging, register_secret
+from base.app.openings import Openings, Surroundings
 from base.app.pauses import PauseWatch
 from base.app.price_reads import PriceReads
 from base.app.rules import RulesInForce
 from base.app.sandbox_process import EmbeddedSandbox
 from base.app.services import PeriodicService
+from base.app.strategy_loading import check_strategy_name
 from base.app.supervisor import Supervisor, Watched
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
 from base.errors import BotError, ConfigError
 from base.execution.exits import ExitDesk
-from base.execution.gateway import Gateway, PriceView
-from base.execution.paper import PaperGateway
+from base.execution.gateway import PriceView
+from base.execution.paper import SETTLE_S, STEP_S, PaperGateway
 from base.kalshi.websocket_client import FeedSettings, NoFeed, WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
-from base.log import RepeatedWarnings, log_event
+from base.log import log_event
 from base.risk.limits import Limits
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
 from base.store.journal import Journal
 from base.store.portfolio import HeldRead, Portfolio
-from base.strategy.guard import Guard
-from base.strategy.interface import MarketView, OrderIntent, Strategy, StrategyView, Watching
-from base.strategy.value import Value
 from base.ui.metrics import render_metrics
 from base.ui.server import UiServer
 
 logger = logging.getLogger(__name__)
 
-STRATEGIES: dict[str, Callable[[Mapping[str, str]], Strategy]] = {"guard": Guard, "value": Value}
-INTENTS_MAX = 50
-"""Intents taken from one pass; a strategy that returns more is cut off there."""
+ENTRIES_STOP_S = 2.0
+"""So long resting orders are canceled at the stop before what is left of the time is the exits'."""
+HALTED_FILE = "halted"
+"""The kill switch: while this file is in STATE_DIR, nothing is sent, exits neither."""
 LEAKY_ENVIRONMENT = (
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "NETRC",
     "SSLKEYLOGFILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "WEBSOCKET_CLIENT_CA_BUNDLE",
@@ -117,71 +115,10 @@ def journal_path(config: Config) -> Path:
 def open_journal(config: Config, clock: Clock) -> Journal:
     """Open the record of this account. Raises ConfigError where it cannot be written.
 
-    The embedded sandbox's account and a paper account begin anew with each start, and so do their journals.
+    The embedded sandbox's account begins anew with each start, and so does its journal.
     """
-    begins_anew = config.runs_embedded_sandbox or config.effective_trading_mode is TradingMode.PAPER
     path = journal_path(config)
-    return Journal.open(path, clock, account=path.stem, fresh=begins_anew)
-
-
-def check_strategy_name(name: str) -> None:
-    """Raise ConfigError for a name that can be no strategy, without running any code of the user's."""
-    if name not in STRATEGIES and not all(name.partition(":")):
-        known = ", ".join(sorted(STRATEGIES))
-        raise ConfigError([f"STRATEGY={name!r} is neither built in ({known}) nor package.module:ClassName"])
-
-
-def load_strategy(name: str, settings: Mapping[str, str]) -> Strategy:
-    """A built-in strategy by name, or `package.module:ClassName`.
-
-    Raises ConfigError where there is no such class or it says itself that its settings are wrong, and
-    StrategyError for whatever else its constructor raises.
-    """
-    check_strategy_name(name)
-    if name in STRATEGIES:
-        return STRATEGIES[name](settings)
-    module_name, _, class_name = name.partition(":")
-    sys.path.insert(0, os.getcwd())  # the user's own module stands beside their .env
-    try:
-        make = getattr(importlib.import_module(module_name), class_name)
-    except BaseException as exc:  # the user's code: whatever it raises, exits included, they must read it
-        raise ConfigError([f"STRATEGY={name!r} cannot be loaded: {describe_error(exc)}"]) from exc
-    finally:
-        sys.path.pop(0)
-    try:
-        strategy: Strategy = make(settings)
-        can_decide = callable(getattr(strategy, "decide", None))
-    except ConfigError:
-        raise
-    except BaseException as exc:
-        raise StrategyError(f"STRATEGY={name!r} cannot be made: {describe_error(exc)}") from exc
-    if not can_decide:
-        raise ConfigError([f"STRATEGY={name!r} has no method decide(view)"])
-    return strategy
-
-
-class StrategyError(BotError):
-    """The strategy's constructor failed: the daemon protects what is held and opens nothing."""
-
-
-def describe_error(exc: BaseException) -> str:
-    """What was raised, in words; the user's exceptions may even raise when they are printed."""
-    try:
-        return f"{type(exc).__name__}: {exc}"[:300]
-    except BaseException:  # printing it is the user's code too
-        return f"{type(exc).__name__} (its text cannot be printed)"
-
-
-@dataclass(slots=True)
-class _StrategyHealth:
-    """Owned by main, read by others: single fields, each replaced whole."""
-
-    last_pass_at: float | None = None
-    passes: int = 0
-    errors: int = 0
-    failing: bool = False
-    last_error: str = ""
-    intents: int = 0
+    return Journal.open(path, clock, account=path.stem, fresh=config.runs_embedded_sandbox)
 
 
 class Daemon:
@@ -197,29 +134,43 @@ class Daemon:
         self._stop = threading.Event()
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._signal_count = 0
-        self._health = _StrategyHealth()
         self._is_paper = config.effective_trading_mode is TradingMode.PAPER
 
         self._exchange: Exchange = open_exchange(config, clock)
         self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
-        self._portfolio = Portfolio(clock, journal)
+        self._portfolio = Portfolio(clock, journal, config.trading_timezone)
         self._portfolio.restore(self._remembered)
         self._adoption = Adoption(
             self._rules.rule_of, lambda: self._exchange.tickers_entered(), adopts=config.adopt_positions
         )
-        self._warnings = RepeatedWarnings()
-        self._paper = PaperGateway(self._price_view, self._read_prices, clock) if self._is_paper else None
-        self._gateway: Gateway = self._paper or LiveGateway(
+        self._paper = self._open_paper_account() if self._is_paper else None
+        self._gateway: PaperGateway | LiveGateway = self._paper or LiveGateway(
             self._exchange.rest, self._exchange.open_order_connection, self._cache, clock
         )
         self._build_threads()
+
+    def _open_paper_account(self) -> PaperGateway:
+        return PaperGateway(
+            self._price_view,
+            self._read_prices,
+            self._clock,
+            self._journal,
+            self._remembered,
+            latency_s=self._config.paper_latency_ms / 1000,
+        )
 
     def _build_threads(self) -> None:
         config, clock = self._config, self._clock
         self._reads = PriceReads(self._read_prices, self._cache, self._is_confirmed, self._suspect, clock)
         self._feed: WebsocketClient | NoFeed = NoFeed()
         directory_feed = _LateFeed()
-        self._directory = MarketDirectory(self._portfolio, self._cache, directory_feed, clock)
+        self._directory = MarketDirectory(
+            self._portfolio,
+            self._cache,
+            directory_feed,
+            clock,
+            needed=lambda: () if self._paper is None else self._paper.needed_tickers,
+        )
         self._account = Account(
             self._portfolio,
             self._directory,
@@ -230,6 +181,7 @@ class Daemon:
             is_paper=self._is_paper,
             after_read=self._remember_own_positions,
             history=self._exchange,
+            zone=config.trading_timezone,
         )
         if config.websocket_enabled:
             assert config.ws_url is not None, "set together with the REST URL"
@@ -268,7 +220,11 @@ class Daemon:
             clock,
             recorder=self._journal,
             steps=config.exit_steps_through,
+            may_send=self._may_exit,
+            began=lambda ticker: self._openings.exit_began(ticker),
         )
+        self._openings = Openings(config, self._surroundings(), clock)
+        self._late_services += self._openings.services
         self._checker = StopLossChecker(
             CheckerSettings(
                 config.stop_loss_interval_s, config.price_stale_after_s, config.exit_floor_dollars
@@ -276,15 +232,30 @@ class Daemon:
             self._cache,
             self._portfolio,
             self._feed,
-            self._adoption.rule_of,
+            self._openings.rules(self._adoption.rule_of),
             self._desk,
             self._reads.request,
             self._directory.refresh,
             clock,
             self._journal,
             self._remembered.rule_states,
+            resumed=self._remembered.episodes,
+            halted=lambda: not self._may_exit(),
+            others_quote=self._openings.others_quote,
         )
-        self._account.attach(self._desk, self._checker.sweep_soon, self._desk.is_own)
+        self._account.attach(
+            self._desk,
+            self._checker.sweep_soon,
+            lambda i: self._desk.is_own(i) or self._openings.entries.is_own(i),
+            self._openings,
+        )
+        if self._paper is not None:
+            account = self._account
+            self._paper.attach(account.simulated_fill, account.simulated_update, account.simulated_payout)
+            self._late_services += [
+                PeriodicService("paper", STEP_S, self._paper.run_once, clock),
+                PeriodicService("paper-results", SETTLE_S, self._paper.settle_once, clock),
+            ]
         self._supervisor = Supervisor(
             self._watched(),
             self._signals,
@@ -297,18 +268,8 @@ class Daemon:
             clock,
             entries_blocked=(config.state_dir / ENTRIES_BLOCKED_FILE).exists,
             journal_ok=lambda: self._journal.status().ok,
-        )
-        self._entries = EntryDesk(
-            self._gateway,
-            self._portfolio,
-            self._cache,
-            self._limits(),
-            lambda: self._supervisor.trading_state()[0],
-            self._adoption.opened_by_us,
-            clock,
-            is_exiting=self._desk.is_active,
-            request_reconcile=self._account.service.wake,
-            is_confirmed=self._is_confirmed,
+            halted=(config.state_dir / HALTED_FILE).exists,
+            rules_changed=self._checker.sweep_soon,
         )
         self._board = StatusBoard(self._sources(), config.ui_interval_s, clock)
         self._server = UiServer(
@@ -327,6 +288,30 @@ class Daemon:
             max_position_cost=c.max_position_cost_dollars,
             max_total_exposure=c.max_total_exposure_dollars,
             max_daily_loss=c.max_daily_loss_dollars,
+            max_event_cost=c.max_event_cost_dollars,
+            collar=c.entry_collar_dollars,
+            entries_per_minute=c.max_entries_per_minute,
+            min_time_left_s=c.entry_min_time_left_s,
+        )
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            exchange=self._exchange,
+            gateway=self._gateway,
+            paper=self._paper,
+            portfolio=self._portfolio,
+            cache=self._cache,
+            feed=self._feed,
+            directory=self._directory,
+            adoption=self._adoption,
+            exits=self._desk,
+            journal=self._journal,
+            limits=self._limits(),
+            trading_state=lambda: self._supervisor.trading_state()[0],
+            price_of=self._price_view,
+            request_reconcile=self._account.service.wake,
+            next_pause_at=self._next_pause_at,
+            sweep_soon=lambda: self._checker.sweep_soon(),
         )
 
     def _sources(self) -> StatusSources:
@@ -341,10 +326,12 @@ class Daemon:
             ledger=self._portfolio.ledger,
             threads=self._thread_health,
             trading_state=self._supervisor.trading_state,
-            strategy=self._strategy_status,
+            strategy=self._openings.status,
             doubts=self._doubts,
             journal=self._journal_status,
             next_pause=self._pauses.next_pause,
+            event_of=self._event_of,
+            orders=lambda: list(self._openings.entries.orders().values()),
         )
 
     # --- views that several threads use -------------------------------------------------------------
@@ -363,6 +350,17 @@ class Daemon:
             no_bids,
         )
 
+    def _event_of(self, ticker: str) -> str:
+        entry = self._cache.get(ticker)
+        return "" if entry is None else entry.market.event_ticker
+
+    def _next_pause_at(self) -> float | None:
+        pause = self._pauses.next_pause()
+        return None if pause is None else pause.start
+
+    def _may_exit(self) -> bool:
+        return self._supervisor.trading_state()[0].may_exit
+
     def _is_confirmed(self, ticker: str) -> bool:
         return self._feed.is_confirmed(ticker)
 
@@ -374,7 +372,9 @@ class Daemon:
 
     def _read_positions(self) -> HeldRead:
         read = self._exchange.read_held()
-        return read if self._paper is None else replace(read, positions=self._paper.overlay(read.positions))
+        if self._paper is None:
+            return read
+        return replace(read, positions=self._paper.overlay(read.positions, is_whole=not read.unreadable))
 
     # --- the run ------------------------------------------------------------------------------------
 
@@ -409,18 +409,15 @@ class Daemon:
         # held at once, and its positions are subscribed to and priced from then on.
         self._start_threads()
         self._exchange.seed_limits()
-        strategy = self._make_strategy()
+        self._make_strategy()
         self._install_signals()  # the user's module may have taken them
-        self._strategy_loop(strategy)
+        self._openings.run(self._stop)
         return self._supervisor.wait_for_exit_code()
 
-    def _make_strategy(self) -> Strategy | None:
-        """The user's strategy, None when its constructor failed. Raises ConfigError when all has stopped."""
+    def _make_strategy(self) -> None:
+        """Raises ConfigError when all has stopped."""
         try:
-            return load_strategy(self._config.strategy, self._config.strategy_settings)
-        except StrategyError as exc:
-            self._note_strategy_failure(str(exc))
-            return None
+            self._openings.make()
         except ConfigError:
             self._stop.set()
             self._supervisor.wait_for_exit_code()
@@ -438,10 +435,13 @@ class Daemon:
             self._checker.sweep_soon()
 
     def _doubts(self) -> list[str]:
-        doubts = self._account.doubts()
+        doubts = self._account.doubts() + self._openings.doubts()
+        if self._paper is not None:
+            doubts += self._paper.doubts()
         journal = self._journal.status()
         if not journal.ok:
             doubts.append(f"the journal cannot be written: {journal.why}")
+        doubts += [f"the rules file was refused, the rules before it hold: {p}" for p in self._rules.refused]
         if not self._adoption.is_known:
             doubts.append("which positions are this program's own is not known yet (ADOPT_POSITIONS=no)")
         return doubts
@@ -451,6 +451,7 @@ class Daemon:
             return
         self._journal.start()
         self._desk.resume(self._remembered)  # before anything new can be triggered
+        self._openings.resume(self._remembered)
         self._desk.start()
         if isinstance(self._feed, WebsocketClient):
             self._feed.start()
@@ -476,100 +477,7 @@ class Daemon:
                 os._exit(4)  # the user insists
         self._signals.put(number)
 
-    # --- the strategy loop --------------------------------------------------------------------------
-
-    def _strategy_loop(self, strategy: Strategy | None) -> None:
-        while not self._stop.is_set():
-            started = self._clock.monotonic()
-            if strategy is not None:
-                self.strategy_pass(strategy)
-            self._clock.wait(
-                self._stop, self._config.strategy_interval_s - (self._clock.monotonic() - started)
-            )
-
-    def strategy_pass(self, strategy: Strategy) -> None:
-        """Collect, decide, check, execute, subscribe. Whatever the strategy does, this returns."""
-        health = self._health
-        try:
-            self._watch_what_it_wants(strategy)
-            intents = self._ask(strategy)
-            for intent in intents:
-                if self._stop.is_set():
-                    break
-                if self._entries.place(intent):
-                    self._directory.refresh()
-                    self._checker.sweep_soon()
-            health.failing = False
-        except BaseException as exc:  # the user's code: even its sys.exit() must not end protection
-            self._note_strategy_failure(describe_error(exc))
-        health.passes += 1
-        health.last_pass_at = self._clock.monotonic()
-
-    def _note_strategy_failure(self, words: str) -> None:
-        """Called while the exception is handled: its traceback goes into the log, once a minute."""
-        health = self._health
-        health.errors += 1
-        health.failing = True
-        health.last_error = words
-        if (held_back := self._warnings.allow(words, self._clock.monotonic())) is not None:
-            log_event(
-                logger,
-                logging.ERROR,
-                "strategy_failed",
-                strategy=self._config.strategy,
-                why=words,
-                also_since_last=held_back,
-                exc_info=True,
-            )
-
-    def _watch_what_it_wants(self, strategy: Strategy) -> None:
-        if isinstance(strategy, Watching):
-            wanted = [t for t in strategy.watches() if isinstance(t, str)]
-            if frozenset(wanted) != self._directory.watched:
-                self._directory.watch(wanted)
-
-    def _ask(self, strategy: Strategy) -> list[OrderIntent]:
-        returned: Iterable[object] = strategy.decide(self._strategy_view())
-        intents: list[OrderIntent] = []
-        for item in returned:
-            if not isinstance(item, OrderIntent) or not _is_sane(item):
-                raise TypeError(f"decide() returned {item!r:.100}, which is no OrderIntent")
-            intents.append(item)
-            if len(intents) >= INTENTS_MAX:
-                log_event(logger, logging.WARNING, "intents_cut_off", taken=INTENTS_MAX)
-                break
-        self._health.intents += len(intents)
-        return intents
-
-    def _strategy_view(self) -> StrategyView:
-        feed = self._feed.status()
-        now = self._clock.monotonic()
-        positions = self._portfolio.positions()
-        markets = {}
-        for ticker, entry in self._cache.snapshot().items():
-            is_fresh = ticker in feed.confirmed or not entry.is_stale(now)
-            markets[ticker] = MarketView(
-                entry.market, entry.quote if is_fresh else None, positions.get(ticker)
-            )
-        return StrategyView(
-            now=self._clock.now(),
-            markets=markets,
-            positions=positions,
-            may_enter=self._supervisor.trading_state()[0].may_enter,
-            feed_is_live=feed.is_live,
-            exposure_dollars=sum((p.cost for p in positions.values()), Decimal(0)),
-        )
-
-    def _strategy_status(self) -> dict[str, Any]:
-        h = self._health
-        return {
-            "name": self._config.strategy,
-            "passes": h.passes,
-            "errors": h.errors,
-            "failing": h.failing,
-            "last_error": h.last_error,
-            "intents": h.intents,
-        }
+    # --- what others are told ------------------------------------------------------------------------
 
     def _exposed(self) -> list[tuple[str, Decimal]]:
         """What could be sold if trading goes on, and what that is worth, in dollars."""
@@ -645,14 +553,8 @@ class Daemon:
         return watched
 
     def _thread_health(self) -> dict[str, ThreadHealth]:
-        now = self._clock.monotonic()
-        last = self._health.last_pass_at
         threads = {
-            "strategy-loop": ThreadHealth(
-                threading.main_thread().is_alive(),
-                None if last is None else now - last,
-                2 * self._config.strategy_interval_s + 5.0,
-            ),
+            "strategy-loop": self._openings.health(),
             "websocket": ThreadHealth(False, None, 0.0),
         }
         if not self._config.websocket_enabled:
@@ -663,10 +565,13 @@ class Daemon:
     def _shut_down(self) -> bool:
         """Stop in order, no new risk first; return whether everything ended in time.
 
-        Main leaves its loop by the stop event. Exits in flight are finished while the feed and the
-        reads still run; nothing rests at the exchange, because every order is immediate-or-cancel.
+        Main leaves its loop by the stop event. What rests is canceled and exits in flight are finished
+        while the feed and the reads still run.
         """
+        is_clear = self._openings.stop(ENTRIES_STOP_S)
         finished = self._desk.stop(timeout_s=5.0)
+        if self._paper is not None:
+            self._paper.stop()
         self._checker.stop()
         self._account.service.stop()
         for service in self._late_services:
@@ -687,7 +592,7 @@ class Daemon:
         log_summary(self._board.document())
         self._server.stop()
         self._server.join(0.5)
-        return finished and in_time
+        return is_clear and finished and in_time
 
 
 def _on_demand(service: PeriodicService) -> Watched:
@@ -703,8 +608,3 @@ class _LateFeed:
 
     def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None:
         self.target.set_required(tickers, held)
-
-
-def _is_sane(intent: OrderIntent) -> bool:
-    """Whether the numbers are Decimals that can be judged at all."""
-    return all(isinstance(n, Decimal) and n.is_finite() and n > 0 for n in (intent.count, intent.price))

@@ -351,7 +351,7 @@ def _entry(market: Market, quotes: Sequence[Quote], side: OutcomeSide) -> int | 
 
 
 def _run_rule(held: Position, rule: ExitRule, market: Market, quotes: Sequence[Quote]) -> Outcome:
-    state = RuleState()
+    state = RuleState(last_value=held.entry_price)  # entered at the bid, so a fall from there is seen
     for index, quote in enumerate(quotes):
         until = quotes[index + 1].received_at if index + 1 < len(quotes) else math.inf
         # The daemon's sweep looks again at an unchanged quote while a guard delays; nothing else that

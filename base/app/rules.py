@@ -34,6 +34,13 @@ class RulesInForce:
         self._lock = threading.Lock()  # guards the fields below
         self._book = read_rules(path, defaults)
         self._cache: dict[str, ExitRule] = {}
+        self._refused: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What is wrong with the file that the last reload has refused; empty when it was taken."""
+        with self._lock:
+            return self._refused
 
     def rule_of(self, ticker: str) -> ExitRule:
         with self._lock:
@@ -49,9 +56,12 @@ class RulesInForce:
         except ConfigError as exc:
             for problem in exc.problems:
                 log_event(logger, logging.ERROR, "rules_refused", why=problem)
+            with self._lock:
+                self._refused = tuple(exc.problems)
             return False
         with self._lock:
             self._book = book
             self._cache = {}
+            self._refused = ()
         log_event(logger, logging.INFO, "rules_loaded", tables=len(book.entries))
         return True

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from base.app.ui_metrics import ThreadHealth
 from base.clock import Clock
 from base.log import log_event
+from base.model.market import ZERO
 from base.risk.limits import Limits, is_daily_loss_hit
 from base.risk.trading_state import StateInputs, TradingState, next_state
 from base.store.portfolio import Portfolio
@@ -32,6 +33,11 @@ MAIN_GRACE_S = 1.0
 """How long main may take to come out of the strategy after everything else has stopped."""
 EXIT_OK = 0
 EXIT_UNSAFE = 4
+_LEVELS = {
+    TradingState.HALTED: logging.CRITICAL,
+    TradingState.REDUCING: logging.WARNING,
+    TradingState.ACTIVE: logging.INFO,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class Supervisor:
         leave: Callable[[int], None] = os._exit,
         entries_blocked: Callable[[], bool] = lambda: False,
         journal_ok: Callable[[], bool] = lambda: True,
+        halted: Callable[[], bool] = lambda: False,
+        rules_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._watched = watched
         self._signals = signals
@@ -75,11 +83,15 @@ class Supervisor:
         self._leave = leave
         self._entries_blocked = entries_blocked
         self._journal_ok = journal_ok
+        self._halted = halted
+        self._rules_changed = rules_changed
+        self._loss_day = ""  # owned by the supervisor thread: the day whose loss has reached the limit
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._done = threading.Event()
         self._main_left = threading.Event()
         self._lock = threading.Lock()  # guards the fields below
-        self._state = TradingState.REDUCING
+        # A kill switch that is on at the start holds from the start: an exit could leave before a first look.
+        self._state = TradingState.HALTED if halted() else TradingState.REDUCING
         self._state_why = "starting"
         self._exit_code = EXIT_OK
         self._deaths: dict[str, int] = {}
@@ -143,7 +155,8 @@ class Supervisor:
     def run_once(self, number: int | None) -> None:
         """One look around, after a signal or none."""
         if number == signal.SIGHUP:
-            self._reload_rules()
+            if self._reload_rules():
+                self._rules_changed()
         elif number is not None:
             self._stop.set()
             log_event(logger, logging.INFO, "stopping", signal=signal.Signals(number).name)
@@ -184,13 +197,15 @@ class Supervisor:
         self._stop.set()
 
     def _update_trading_state(self) -> None:
-        ledger = self._portfolio.ledger()
+        kill_switch = self._halted()
         inputs = StateInputs(
             reconciled_once=self._portfolio.is_loaded and not self._portfolio.unshown,
             journal_ok=self._journal_ok(),
-            daily_loss_hit=is_daily_loss_hit(ledger.realized - ledger.fees, self._limits),
+            daily_loss_hit=self._is_loss_of_the_day_hit(),
+            exposure_hit=self._is_exposure_hit(),
             service_died=bool(self._deaths) or self._exit_code == EXIT_UNSAFE,
             entries_blocked=self._entries_blocked(),
+            kill_switch=kill_switch,
         )
         with self._lock:
             change = next_state(self._state, inputs)
@@ -198,12 +213,24 @@ class Supervisor:
         if change.changed:
             log_event(
                 logger,
-                logging.INFO if change.current is TradingState.ACTIVE else logging.WARNING,
+                _LEVELS[change.current],
                 "trading_state",
                 state=change.current.value,
                 was=change.previous.value,
                 why=change.why or None,
             )
+
+    def _is_loss_of_the_day_hit(self) -> bool:
+        """Whether the day's loss has once reached the limit: what is won back later opens nothing anew."""
+        ledger = self._portfolio.ledger()
+        if is_daily_loss_hit(ledger.realized - ledger.fees, self._limits):
+            self._loss_day = ledger.day
+        return self._loss_day == ledger.day
+
+    def _is_exposure_hit(self) -> bool:
+        """Whether what is held has cost as much as may be held in all; an unknown cost has."""
+        cost = sum((p.cost for p in self._portfolio.positions().values()), ZERO)
+        return not cost.is_finite() or cost >= self._limits.max_total_exposure
 
     def _end(self) -> None:
         """Stop everything in order, then end the process even if main never comes out of the strategy."""

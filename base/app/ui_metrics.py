@@ -16,24 +16,28 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from base.app.services import PeriodicService
+from base.app.ui_money import DayMoney, money_text, unrealized_of
 from base.clock import Clock
 from base.execution.episode import EpisodeState
 from base.execution.exits import EpisodeView
 from base.kalshi.rate_limit import RequestCounts
 from base.kalshi.websocket_client import FeedStatus
 from base.log import log_event
+from base.model.order import EntryOrder
 from base.model.rules import Evaluation, Hold
 from base.model.schedule import Pause
-from base.risk.coverage import summarize
-from base.risk.stop_loss import CheckedPosition, HistoryRow
+from base.risk.coverage import NOT_COUNTED, summarize
+from base.risk.rule_memory import HistoryRow
+from base.risk.stop_loss import CheckedPosition
 from base.risk.trading_state import TradingState
-from base.store.portfolio import Ledger
+from base.store.day_results import Ledger
 
 logger = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
 SUMMARY_EVERY_S = 60.0
 EXITS_SHOWN = 50
+ORDERS_SHOWN = 200
 EXIT_S_MAX = 5.0
 """An exit that takes longer than this from its trigger is named in `/healthz`."""
 
@@ -69,6 +73,10 @@ class StatusSources:
     doubts: Callable[[], list[str]]
     journal: Callable[[], Mapping[str, Any]] = dict
     next_pause: Callable[[], Pause | None] = lambda: None
+    event_of: Callable[[str], str] = lambda ticker: ""
+    """The event of a market, "" when it is not known: then it is read from the ticker."""
+    orders: Callable[[], list[EntryOrder]] = list
+    """Orders of the strategy that may still fill."""
 
 
 class StatusBoard:
@@ -122,9 +130,10 @@ class StatusBoard:
         threads = s.threads()
         state, why = s.trading_state()
         strategy = s.strategy()
+        money = DayMoney(ledger, checked, s.event_of)
         reasons = [f"{ticker} unprotected: {reason}" for ticker, reason in coverage.unprotected]
         reasons = [
-            r for r, c in zip(reasons, coverage.unprotected, strict=True) if c[1] != "by_choice"
+            r for r, c in zip(reasons, coverage.unprotected, strict=True) if c[1] not in NOT_COUNTED
         ]  # left unprotected on purpose is shown, not alarmed
         for name, health in threads.items():
             if not health.is_on_time:
@@ -137,8 +146,6 @@ class StatusBoard:
             elif episode.state != EpisodeState.CLOSED.value and age_s > EXIT_S_MAX:
                 reasons.append(f"exit of {episode.ticker} is {episode.state} since {age_s:.0f} s")
         reasons += s.doubts()
-        if strategy.get("failing"):
-            reasons.append(f"strategy: {strategy.get('last_error')}")
         return {
             "version": VERSION,
             "env": s.env,
@@ -173,14 +180,10 @@ class StatusBoard:
             "strategy": dict(strategy),
             "journal": dict(s.journal()),
             "next_pause": _pause(s.next_pause()),
-            "positions": [_position(c) for c in checked],
+            "positions": [_position(c) | money.of_position(c) for c in checked],
             "exits": [_exit(e) for e in exits[-EXITS_SHOWN:]],
-            "pnl": {
-                "day": ledger.day,
-                "realized_today": _money(ledger.realized),
-                "unrealized": _money(_unrealized(checked)),
-                "fees_today": _money(ledger.fees),
-            },
+            "orders": [_order(o) for o in s.orders()[:ORDERS_SHOWN]],
+            "pnl": money.document(),
         }
 
 
@@ -193,6 +196,7 @@ def log_summary(document: Mapping[str, Any]) -> None:
         logging.INFO,
         "summary",
         protected=f"{coverage['protected']}/{coverage['open']}",
+        mode="PAPER" if document["trading_mode"] == "paper" else None,
         healthy="yes" if document["health"]["ok"] else "NO",
         unprotected=",".join(f"{u['ticker']}:{u['reason']}" for u in coverage["unprotected"]) or None,
         state=document["trading_state"],
@@ -204,6 +208,22 @@ def log_summary(document: Mapping[str, Any]) -> None:
         realized_today=pnl["realized_today"],
         why="; ".join(document["health"]["reasons"][:3]) or None,
     )
+
+
+def _order(order: EntryOrder) -> dict[str, Any]:
+    return {
+        "client_order_id": order.client_order_id,
+        "ticker": order.ticker,
+        "outcome_side": order.outcome_side.value,
+        "count": f"{order.count:.2f}",
+        "filled": f"{order.filled:.2f}",
+        "price": _price(order.price),
+        "state": order.state.value,
+        "strategy": order.strategy,
+        "placed_at": _iso(order.placed_at),
+        "expires_at": None if order.expires_at is None else _iso(order.expires_at),
+        "why": order.why,
+    }
 
 
 def _pause(pause: Pause | None) -> dict[str, Any] | None:
@@ -230,6 +250,7 @@ def _feed(feed: FeedStatus) -> dict[str, Any]:
 def _position(c: CheckedPosition) -> dict[str, Any]:
     p, e = c.position, c.evaluation
     value = e.exit_value if e is not None else None
+    unrealized = unrealized_of(c)
     source = {"snapshot": "ws"}.get(c.price_source, c.price_source)
     return {
         "ticker": p.ticker,
@@ -243,7 +264,7 @@ def _position(c: CheckedPosition) -> dict[str, Any]:
         "market_status": c.market.status.value
         if c.protection.open
         else (c.protection.reason or c.market.status.value),
-        "unrealized_pnl": None if value is None else _money((value - p.entry_price) * p.count),
+        "unrealized_pnl": None if unrealized is None else money_text(unrealized),
         "stop_price": _price(e.stop_price if e is not None else None),
         "take_profit_price": _price(e.take_profit_price if e is not None else None),
         "protected": c.protection.protected,
@@ -262,7 +283,7 @@ def _exit(e: EpisodeView) -> dict[str, Any]:
         "trigger_price": _price(e.trigger_price),
         "filled": f"{e.filled:.2f}",
         "average_price": _price(e.average_price),
-        "fees": _money(e.fees),
+        "fees": money_text(e.fees),
         "attempts": e.attempts,
         "why": e.why,
         "opened_at": _iso(e.opened_at),
@@ -271,9 +292,13 @@ def _exit(e: EpisodeView) -> dict[str, Any]:
 
 
 def _explain_row(row: HistoryRow) -> dict[str, Any]:
-    e = row.evaluation
+    e, p = row.evaluation, row.position
     return {
-        "at": e.at,
+        "at": e.at if row.since is None else row.since,
+        "last_at": e.at,
+        "outcome_side": None if p is None else p.outcome_side.value,
+        "count": None if p is None else f"{p.count:.2f}",
+        "entry_price": None if p is None else _price(p.entry_price),
         "exit_value": _price(e.exit_value),
         "bid_size": None if e.bid_size is None else f"{e.bid_size:.2f}",
         "price_age_s": _seconds(e.price_age_s),
@@ -283,20 +308,15 @@ def _explain_row(row: HistoryRow) -> dict[str, Any]:
         "detail": e.decision.detail,
         "stop_price": _price(e.stop_price),
         "take_profit_price": _price(e.take_profit_price),
+        "stop_basis": e.stop_basis,
+        "take_profit_basis": e.take_profit_basis,
+        "guards": e.guards,
         "repeats": row.repeats,
     }
 
 
 def _why(e: Evaluation) -> str:
     return e.decision.why.value if isinstance(e.decision, Hold) else e.decision.reason.value
-
-
-def _unrealized(checked: list[CheckedPosition]) -> Decimal:
-    total = Decimal(0)
-    for c in checked:
-        if c.evaluation is not None and c.evaluation.exit_value is not None:
-            total += (c.evaluation.exit_value - c.position.entry_price) * c.position.count
-    return total
 
 
 def _price(price: Decimal | None) -> str | None:
@@ -306,13 +326,6 @@ def _price(price: Decimal | None) -> str | None:
     exact = price.quantize(Decimal("0.000001"), ROUND_HALF_UP)
     short = price.quantize(Decimal("0.0001"), ROUND_HALF_UP)
     return str(short if short == exact else exact)
-
-
-def _money(amount: Decimal) -> str:
-    """Cents, or hundredths of a cent where there are any."""
-    exact = amount.quantize(Decimal("0.0001"), ROUND_HALF_UP)
-    cents = amount.quantize(Decimal("0.01"), ROUND_HALF_UP)
-    return str(cents if cents == exact else exact)
 
 
 def _seconds(value: float | None) -> float | None:

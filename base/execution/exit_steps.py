@@ -57,6 +57,8 @@ FRESH_READ_PATIENCE_S = 15.0
 READ_ASKS_MIN = 5
 """How long, and how often asking, an exit whose order was given up waits for a complete read of positions."""
 SHARED_READ_WAIT_S = 0.05
+HALTED_LOOK_S = 0.5
+"""How often a halted exit looks whether it may go on; it asks nobody."""
 REMIND_S = 300.0
 """A blocked exit is announced again this often."""
 REMEMBERED_UPDATES_MAX = 2_000
@@ -96,6 +98,7 @@ class ExitSteps:
         clock: Clock,
         recorder: Recorder,
         steps: Sequence[int] = STEPS_THROUGH,
+        may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         self._gateway = gateway
         self._portfolio = portfolio
@@ -103,6 +106,7 @@ class ExitSteps:
         self._request_reconcile = request_reconcile
         self._clock = clock
         self._recorder = recorder
+        self._may_send = may_send
         self._ladder_steps = tuple(steps)
         self._shared = SharedReads(gateway, clock)
         self._obstacle = Obstacle()
@@ -156,6 +160,8 @@ class ExitSteps:
         if episode.is_resumed and self._is_another(episode, position):
             return self._close(episode, "position_changed")  # the rules judge what is held now
         episode.is_resumed = False
+        if not self._may_send():
+            return self._block(episode, BlockedWhy.HALTED, HALTED_LOOK_S)
         if episode.state is EpisodeState.BLOCKED and episode.blocked_why is BlockedWhy.PAUSED:
             if not may_read:
                 return None
@@ -603,6 +609,8 @@ class ExitSteps:
         self, episode: Episode, request: OrderRequest, verdict: LookupVerdict, delay_s: float
     ) -> Delay | Ready:
         """Go on after a look-up that did not tell the order's outcome."""
+        if verdict is LookupVerdict.RESEND and not self._may_send():
+            return Delay(max(delay_s, HALTED_LOOK_S))  # it is looked for all the same
         if verdict is LookupVerdict.RESEND:
             position = self._portfolio.get(episode.ticker)
             if position is None or position.outcome_side is not episode.outcome_side:

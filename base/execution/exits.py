@@ -93,7 +93,8 @@ class EpisodeView:
 class ExitDesk:
     """Takes `ExitOrder`s; thread-safe. `price_of` gives a market's price view, None when unknown;
     `request_reconcile` asks for a complete read of positions soon; `recorder` is where exits are written
-    down before their orders leave."""
+    down before their orders leave; while `may_send` says no, none leaves; `began` hears of the market of
+    each exit that begins, and returns at once."""
 
     def __init__(
         self,
@@ -106,13 +107,18 @@ class ExitDesk:
         new_id: Callable[[], str] = lambda: f"bs{uuid.uuid4().hex[:20]}",
         recorder: Recorder | None = None,
         steps: Sequence[int] = STEPS_THROUGH,
+        may_send: Callable[[], bool] = lambda: True,
+        began: Callable[[str], None] = lambda ticker: None,
     ) -> None:
         self._gateway = gateway
         self._portfolio = portfolio
         self._clock = clock
         self._new_id = new_id
+        self._began = began
         self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
-        self._steps = ExitSteps(gateway, portfolio, price_of, request_reconcile, clock, self._recorder, steps)
+        self._steps = ExitSteps(
+            gateway, portfolio, price_of, request_reconcile, clock, self._recorder, steps, may_send
+        )
         self._stop = threading.Event()
         self._threads: list[threading.Thread | None] = [None] * workers
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
@@ -210,7 +216,7 @@ class ExitDesk:
     def trigger_all(self, orders: Iterable[ExitOrder]) -> int:
         """Start the episodes of one look at the market together, so that the largest expected loss is
         served first; return how many were started."""
-        started = 0
+        started: list[str] = []
         for order in orders:
             with self._lock:
                 closed_before = self._closed_counts.get(order.ticker, 0)
@@ -218,12 +224,14 @@ class ExitDesk:
                     continue
             episode = self._new_episode(order)
             if episode is not None and self._add(episode, closed_before):
-                started += 1
+                started.append(order.ticker)
         with self._work:
             self._gather_locked()
-            self._work.notify(min(started, len(self._threads)))
+            self._work.notify(min(len(started), len(self._threads)))
             self._grow_locked()
-        return started
+        for ticker in started:
+            self._began(ticker)
+        return len(started)
 
     def _gather_locked(self) -> None:
         """When many trigger at once, wait a moment for the rest of them: what the write budget carries
@@ -264,6 +272,12 @@ class ExitDesk:
                 self._own.popitem(last=False)
             self._publish_locked(episode)
         return True
+
+    @property
+    def takes_exits(self) -> bool:
+        """Whether new exits are begun; not any more while stopping."""
+        with self._lock:
+            return not self._is_draining
 
     def is_active(self, ticker: str) -> bool:
         with self._lock:

@@ -83,7 +83,7 @@ class OrderSender(Protocol):
 
 
 class Gateway(Protocol):
-    """What exits and entries need of an exchange; thread-safe but for the senders it opens."""
+    """What exits need of an exchange; thread-safe but for the senders it opens."""
 
     def open_sender(self) -> OrderSender: ...
 
@@ -97,8 +97,31 @@ class Gateway(Protocol):
     def trading_shards(self) -> TradingShards:
         """Where the exchange takes orders now. Raises BotError."""
 
+
+class EntryGateway(Protocol):
+    """What orders that open or add risk need of an exchange, in the lane behind exits; thread-safe.
+
+    Errors as for `OrderSender`.
+    """
+
     def create_entry(self, request: OrderRequest) -> OrderAck:
-        """Place an order that opens or adds risk, in the lane behind exits."""
+        """Place an order that opens or adds risk."""
+
+    def amend_entry(self, order_id: str, request: OrderRequest) -> OrderAck:
+        """Move a resting order: `request` has its new price and its new count, filled ones included.
+
+        Errors like those of a new order; RequestRejected with status 404 says that it does not rest (any
+        more), whatever became of it.
+        """
+
+    def cancel_entry(self, order_id: str, ticker: str) -> Decimal:
+        """Cancel a resting order; return how many contracts were still resting.
+
+        RequestRejected with status 404 proves no cancel: canceled, executed and unknown orders answer alike.
+        """
+
+    def find_orders(self, client_order_ids: Mapping[str, str], since: float) -> OrderLookup:
+        """Like `Gateway.find_orders`."""
 
 
 @dataclass(frozen=True, slots=True)

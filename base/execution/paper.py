@@ -1,223 +1,399 @@
-"""Simulated fills against live quotes: no order leaves the process.
+"""The paper gateway: orders that never leave the process, filled against live prices.
 
-The account starts as the exchange says it is. A simulated exit takes contracts off what the exchange
-reports, a simulated entry adds a position of its own; both are kept here and laid over every read, so
-that the rest of the program sees one consistent account. Fills take what is displayed at the top of the
-book, at its price, with the exchange's taker fee (0.07·C·P·(1−P), rounded up to $0.0001; docs, fee
-rounding), and nothing beyond the displayed size.
+How they fill is `paper_fills.py`, what is held `paper_account.py`, who does it `paper_exchange.py`; here
+are the threads, the time and the record. To the rest of the program it is the exchange: it answers orders,
+finds them again, tells of fills and order changes as the stream would, and pays out when a market ends.
+What an answer says is on disk before the answer is given, so that after a restart what was sold stays sold
+and what was bought is held. Resting orders end with the process.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from decimal import ROUND_UP, Decimal
+from dataclasses import dataclass, field
+from decimal import Decimal
 
 from base.clock import Clock
-from base.errors import BotError, OrderRejected
+from base.errors import BotError, RequestRejected
 from base.execution.gateway import FoundOrder, OrderLookup, OrderSender, PriceView, TradingShards
-from base.model.market import ONE, ZERO, BookSide, MarketStatus, OutcomeSide
-from base.model.order import OrderAck, OrderRequest, OrderStatus, TimeInForce, to_yes_leg
-from base.model.position import Position
+from base.execution.paper_exchange import Event, PaperExchange, yes_value
+from base.execution.paper_fills import is_believable
+from base.log import RepeatedWarnings, log_event
+from base.model.events import OrderUpdate
+from base.model.market import ONE, MarketStatus, OutcomeSide
+from base.model.order import OrderAck, OrderRequest
+from base.model.position import Fill, Position
+from base.store.realized import Payout
+from base.store.records import NoRecorder, Record, Recorder, Remembered
 
-FEE_RATE = Decimal("0.07")
-FEE_STEP = Decimal("0.0001")
-REMEMBERED_ORDERS_MAX = 2_000
+logger = logging.getLogger(__name__)
+
+LATENCY_S = 0.05
+STEP_S = 0.1
+"""How often `run_once` is to be called."""
+SETTLE_S = 5.0
+"""How often `settle_once` is to be called."""
+RESULT_READ_S = 30.0
+"""How often markets that have closed are read again until they say what they pay."""
+RESULTS_READ_MAX = 100
+HAND_OVER_S_MAX = 5.0
+"""So long an answer waits for another thread that writes and tells; the disk takes no longer."""
+OPEN_SHARDS = TradingShards(default=True, shards={})
+
+_HAS_RESULT = (MarketStatus.DETERMINED, MarketStatus.AMENDED, MarketStatus.FINALIZED)
 
 
-def taker_fee(count: Decimal, price: Decimal) -> Decimal:
-    """Dollars for taking `count` contracts at `price`."""
-    return (FEE_RATE * count * price * (ONE - price)).quantize(FEE_STEP, ROUND_UP)
+@dataclass(slots=True)
+class _Batch:
+    """What was noted together: it is brought to disk, then told."""
+
+    records: list[Record] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class PaperGateway:
-    """A `Gateway` that fills immediate-or-cancel orders against the quotes of the cache; thread-safe."""
+    """A `Gateway` and an `EntryGateway`; thread-safe.
+
+    `price_of` gives a market's view, `refresh` reads markets anew, `reserve` takes the write budget of so
+    many orders as the live sender's does, `trading` says at once where the exchange takes orders now.
+
+    `run_once` fills, expires and cancels what rests, every `STEP_S`; `settle_once` pays for markets that
+    have ended, and may read them, every `SETTLE_S`. Each belongs on a thread.
+    """
 
     def __init__(
         self,
         price_of: Callable[[str], PriceView | None],
         refresh: Callable[[Sequence[str]], object],
         clock: Clock,
+        recorder: Recorder | None = None,
+        remembered: Remembered | None = None,
+        *,
+        latency_s: float = LATENCY_S,
+        reserve: Callable[[int], float] = lambda orders: 0.0,
+        trading: Callable[[], TradingShards] = lambda: OPEN_SHARDS,
     ) -> None:
         self._price_of = price_of
         self._refresh = refresh
         self._clock = clock
+        self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
+        self._latency_s = latency_s
+        self._reserve = reserve
+        self._trading = trading
+        self._stopping = threading.Event()
+        self._warnings = RepeatedWarnings()
+        self._on_fill: Callable[[Fill], None] = lambda fill: None
+        self._on_order: Callable[[OrderUpdate], None] = lambda update: None
+        self._on_settled: Callable[[Payout], None] = lambda payout: None
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
-        self._taken_off: dict[str, Decimal] = {}  # contracts of the exchange's position that were sold here
-        self._opened: dict[str, Position] = {}  # positions that exist only here
-        self._real: dict[str, Position] = {}  # as the exchange last said
-        self._orders: OrderedDict[str, FoundOrder] = OrderedDict()
+        self._exchange = PaperExchange(remembered if remembered is not None else Remembered())
+        self._under_way: dict[str, float] = {}  # client order id -> wall time at which it was sent
+        self._batch = _Batch()
+        self._is_handing_over = False
+        self._results_read_at: float | None = None
+        self._unpaid: frozenset[str] = frozenset()
+
+    def attach(
+        self,
+        on_fill: Callable[[Fill], None],
+        on_order: Callable[[OrderUpdate], None],
+        on_settled: Callable[[Payout], None],
+    ) -> None:
+        """Say who hears what the stream would tell; before any thread starts. They are called without a
+        lock, in order, on whichever thread sends or steps, and send no orders themselves."""
+        self._on_fill, self._on_order, self._on_settled = on_fill, on_order, on_settled
+
+    def stop(self) -> None:
+        """Cancel what rests; what is under way acts without further delay."""
+        self._stopping.set()
+        with self._lock:
+            self._exchange.cancel_all()
+            batch = self._noted_locked()
+        self._hand_over(batch)
 
     # --- the account as the program sees it ---------------------------------------------------------
 
-    def overlay(self, real: Mapping[str, Position]) -> dict[str, Position]:
-        """The exchange's positions with what was simulated laid over them."""
+    def overlay(self, real: Mapping[str, Position], *, is_whole: bool = True) -> dict[str, Position]:
+        """The exchange's positions with what was simulated laid over them; a read that is not whole says
+        nothing about what it does not show."""
+        views = self._views_of_held()
         with self._lock:
-            for ticker in list(self._taken_off):
-                now, before = real.get(ticker), self._real.get(ticker)
-                if now is None or (before is not None and now.outcome_side is not before.outcome_side):
-                    # Closed or turned at the exchange: what was simulated has nothing left to lie over.
-                    del self._taken_off[ticker]
-            self._real = dict(real)
-            return {
-                ticker: position
-                for ticker in {*real, *self._opened}
-                if (position := self._held_locked(ticker)) is not None
-            }
-
-    def _held_locked(self, ticker: str) -> Position | None:
-        opened = self._opened.get(ticker)
-        real = self._real.get(ticker)
-        left = ZERO if real is None else real.count - self._taken_off.get(ticker, ZERO)
-        if real is None or left <= 0:
-            return opened
-        if opened is None:
-            return replace(real, count=left)
-        if opened.outcome_side is not real.outcome_side:
-            # Bought here on one side and at the exchange on the other: they net, as they would there.
-            bigger, net = (
-                (real, left - opened.count) if left >= opened.count else (opened, opened.count - left)
+            account = self._exchange.account
+            for ticker, view in views.items():
+                # What the exchange has paid it does not show any more: the position has ended here too.
+                has_left = is_whole and account.is_missing(ticker, real)
+                if has_left and view.market.status in _HAS_RESULT:
+                    self._exchange.settle(view.market, self._clock.now())
+            account.take_read(
+                real, self._clock.monotonic(), lambda t, side: _value(views.get(t), side), is_whole=is_whole
             )
-            return replace(bigger, count=net) if net else None
-        cost = left * real.entry_price + opened.cost
-        return replace(real, count=left + opened.count, entry_price=cost / (left + opened.count))
+            positions, lapses = account.positions(), account.take_lapses()
+            batch = self._noted_locked()
+        for ticker, count in lapses:
+            why = "the position was sold or bought anew on the exchange"
+            log_event(logger, logging.WARNING, "paper_sale_lapsed", ticker=ticker, count=count, why=why)
+        self._hand_over(batch)
+        return positions
 
-    # --- the gateway --------------------------------------------------------------------------------
+    def balance(self, real: Decimal | None) -> Decimal | None:
+        """The paper account's balance, from the exchange's own; None while that is not known. Orders that
+        open risk are held to the newest one; until it is known, only the limits bound them."""
+        with self._lock:
+            if real is not None:
+                self._exchange.real_balance = real
+            return None if real is None else real + self._exchange.account.cash
+
+    def doubts(self) -> list[str]:
+        """What is not known of this account; for `/healthz`."""
+        with self._lock:
+            unpaid = self._unpaid
+        return [f"{ticker} has ended, and what it pays is not known" for ticker in sorted(unpaid)]
+
+    @property
+    def resting_tickers(self) -> frozenset[str]:
+        """Markets in which orders rest: their prices are needed."""
+        with self._lock:
+            return self._exchange.orders.tickers
+
+    @property
+    def needed_tickers(self) -> frozenset[str]:
+        """Markets that must stay known: where something rests, and where something was bought or sold here
+        until its end has been paid. What was sold here is not among the positions, and its end still has to
+        be seen: what the exchange pays for it is not this account's."""
+        with self._lock:
+            return self._exchange.orders.tickers | self._exchange.account.simulated_tickers
+
+    def _views_of_held(self) -> dict[str, PriceView]:
+        with self._lock:
+            tickers = self._exchange.account.tickers
+        return {ticker: view for ticker in tickers if (view := self._price_of(ticker)) is not None}
+
+    # --- orders -------------------------------------------------------------------------------------
 
     def open_sender(self) -> OrderSender:
-        return _PaperSender(self)
+        return _PaperSender(self, self._reserve)
 
     def create_entry(self, request: OrderRequest) -> OrderAck:
-        return self.fill(request)
+        return self.create_order(request)
+
+    def create_order(self, request: OrderRequest) -> OrderAck:
+        """Act on it one latency from now. Raises OrderRejected as the exchange would."""
+        (answer,) = self.create_orders([request])
+        if isinstance(answer, BotError):
+            raise answer
+        return answer
+
+    def create_orders(self, requests: Sequence[OrderRequest]) -> list[OrderAck | BotError]:
+        """Orders that are sent together arrive together; each has an answer of its own."""
+        ids = [request.client_order_id for request in requests]
+        sent_at = self._clock.now()
+        with self._lock:
+            self._under_way |= dict.fromkeys(ids, sent_at)
+        try:
+            self._travel()
+            return [self._create(request) for request in requests]
+        finally:
+            with self._lock:
+                for client_order_id in ids:
+                    self._under_way.pop(client_order_id, None)
+
+    def _create(self, request: OrderRequest) -> OrderAck | BotError:
+        view, shards = self._view(request.ticker), self._trading()
+        with self._lock:
+            try:
+                ack = self._exchange.place(request, view, shards, self._clock.now())
+            except RequestRejected as refusal:
+                return refusal
+            batch = self._noted_locked()
+        self._hand_over(batch)
+        return ack
+
+    def amend_entry(self, order_id: str, request: OrderRequest) -> OrderAck:
+        """The answer counts what the change itself has filled, as the exchange's does."""
+        self._travel()
+        view, shards = self._view(request.ticker), self._trading()
+        with self._lock:
+            ack = self._exchange.amend(order_id, request, view, shards, self._clock.now())
+            batch = self._noted_locked()
+        self._hand_over(batch)
+        return ack
+
+    def cancel_entry(self, order_id: str, ticker: str) -> Decimal:
+        self._travel()
+        view = self._price_of(ticker)
+        with self._lock:
+            remaining = self._exchange.cancel(order_id, ticker, view, self._clock.now())
+            batch = self._noted_locked()
+        self._hand_over(batch)
+        return remaining
 
     def find_orders(self, client_order_ids: Mapping[str, str], since: float) -> OrderLookup:
+        found: dict[str, FoundOrder] = {}
         with self._lock:
-            found = {i: order for i in client_order_ids if (order := self._orders.get(i)) is not None}
-        return OrderLookup(found, as_of=self._clock.now())
+            for client_order_id in client_order_ids:
+                if (order := self._exchange.orders.find(client_order_id)) is not None:
+                    found[client_order_id] = order
+            # What is under way is not shown yet and will act: nothing is proved beyond its sending.
+            as_of = min(self._under_way.values(), default=self._clock.now())
+        return OrderLookup(found, as_of)
 
     def refresh_markets(self, tickers: Sequence[str]) -> None:
         self._refresh(tickers)
 
     def trading_shards(self) -> TradingShards:
-        return TradingShards(default=True, shards={})
+        return self._trading()
 
-    def fill(self, request: OrderRequest) -> OrderAck:
-        """Fill what the displayed quote gives, at its price. Raises OrderRejected as the exchange would."""
-        if request.time_in_force is not TimeInForce.IMMEDIATE_OR_CANCEL:
-            raise OrderRejected(
-                "paper mode fills immediate-or-cancel orders only", status=400, code="invalid_order"
-            )
-        view = self._price_of(request.ticker)
-        if view is None or view.quote is None:
-            raise OrderRejected("no price to fill against", status=409, code="market_inactive")
-        status = view.market.status_at(self._clock.now())
-        if status is MarketStatus.INACTIVE:
-            raise OrderRejected("trading is paused", status=409, code="trading_is_paused")
-        if status is not MarketStatus.ACTIVE:
-            raise OrderRejected(f"market is {status.value}", status=409, code="market_inactive")
-        taker = OutcomeSide.NO if request.book_side is BookSide.BID else OutcomeSide.YES
-        price = view.quote.yes_ask if request.book_side is BookSide.BID else view.quote.yes_bid
-        is_marketable = (
-            price <= request.price if request.book_side is BookSide.BID else price >= request.price
-        )
-        shown = view.quote.bid_size(taker)
-        is_real = ZERO < price < ONE and (shown is None or shown > 0)
-        with self._lock:
-            held = self._held_locked(request.ticker)
-            count = request.count if shown is None else min(request.count, shown)
-            if request.reduce_only:
-                is_reducing = held is not None and held.outcome_side is taker
-                count = min(count, held.count) if held is not None and is_reducing else ZERO
-            if not is_marketable or not is_real:
-                count = ZERO
-            if count > 0:
-                self._book_locked(request, held, count, price)
-            fees = taker_fee(count, price) if count > 0 else ZERO
-            ack = OrderAck(
-                order_id=f"paper-{uuid.uuid4().hex}",
-                client_order_id=request.client_order_id,
-                fill_count=count,
-                remaining_count=ZERO,
-                average_fill_price=price if count > 0 else None,
-                fees=fees,
-                ts_ms=int(self._clock.now() * 1000),
-            )
-            self._orders[request.client_order_id] = FoundOrder(
-                ack.order_id, OrderStatus.EXECUTED, count, ack.average_fill_price, fees
-            )
-            while len(self._orders) > REMEMBERED_ORDERS_MAX:
-                self._orders.popitem(last=False)
-        return ack
+    def _travel(self) -> None:
+        self._clock.wait(self._stopping, self._latency_s)
 
-    def _book_locked(
-        self, request: OrderRequest, held: Position | None, count: Decimal, yes_price: Decimal
-    ) -> None:
-        side = OutcomeSide.YES if request.book_side is BookSide.BID else OutcomeSide.NO
-        if held is not None and held.outcome_side is not side:
-            self._reduce_locked(held, min(count, held.count))
-            count -= min(count, held.count)
-        against = self._opened.get(request.ticker)
-        if against is not None and against.outcome_side is not side:
-            netted = min(count, against.count)
-            self._take_from_opened_locked(against, netted)
-            count -= netted
-        if count <= 0:
+    def _view(self, ticker: str) -> PriceView | None:
+        """The market as an order meets it, read anew where nothing vouches for its price."""
+        view = self._price_of(ticker)
+        if view is not None and is_believable(view):
+            return view
+        try:
+            self._refresh([ticker])
+        except BotError as exc:
+            if self._warnings.allow(ticker, self._clock.monotonic()) is not None:
+                log_event(logger, logging.WARNING, "paper_price_unread", ticker=ticker, why=exc)
+        return self._price_of(ticker)
+
+    # --- passes -------------------------------------------------------------------------------------
+
+    def run_once(self) -> None:
+        """One look at everything that rests."""
+        self.step(self._clock.now())
+
+    def step(self, now: float) -> None:
+        """Fill, expire and cancel what rests, as of wall time `now`."""
+        tickers = self.resting_tickers
+        if not tickers:
             return
-        price = to_yes_leg(yes_price, side)
-        opened = self._opened.get(request.ticker)
-        if opened is None:
-            self._opened[request.ticker] = Position(
-                request.ticker, side, count, price, request.exchange_index, self._clock.now()
-            )
-        else:
-            total = opened.count + count
-            self._opened[request.ticker] = replace(
-                opened, count=total, entry_price=(opened.cost + count * price) / total
-            )
+        views = {ticker: self._price_of(ticker) for ticker in sorted(tickers)}
+        shards = self._trading()
+        with self._lock:
+            self._exchange.step(views, shards, now)
+            batch = self._noted_locked()
+        self._hand_over(batch)
 
-    def _reduce_locked(self, held: Position, count: Decimal) -> None:
-        opened = self._opened.get(held.ticker)
-        if opened is not None and opened.outcome_side is held.outcome_side:
-            from_opened = min(count, opened.count)
-            count -= from_opened
-            self._take_from_opened_locked(opened, from_opened)
-        if count > 0:
-            self._taken_off[held.ticker] = self._taken_off.get(held.ticker, ZERO) + count
+    def settle_once(self) -> None:
+        """Pay for the markets that have ended, and read those that are closed until they say what they pay.
+        Raises BotError when that fails."""
+        views = self._views_of_held()
+        now = self._clock.now()
+        over = {t: v.market for t, v in views.items() if not v.market.status_at(now).can_still_trade}
+        final = {t: market for t, market in over.items() if market.status is MarketStatus.FINALIZED}
+        with self._lock:
+            paid = {ticker for ticker, market in final.items() if self._exchange.settle(market, now)}
+            self._unpaid = frozenset(final.keys() - paid)
+            batch = self._noted_locked()
+        self._hand_over(batch)
+        self._read_results(sorted(over.keys() - paid))
 
-    def _take_from_opened_locked(self, opened: Position, count: Decimal) -> None:
-        if count == opened.count:
-            del self._opened[opened.ticker]
-        else:
-            self._opened[opened.ticker] = replace(opened, count=opened.count - count)
+    def _read_results(self, tickers: Sequence[str]) -> None:
+        now = self._clock.monotonic()
+        with self._lock:
+            is_due = self._results_read_at is None or now - self._results_read_at >= RESULT_READ_S
+            if tickers and is_due:
+                self._results_read_at = now
+        if tickers and is_due:
+            self._refresh(tickers[:RESULTS_READ_MAX])
+
+    # --- to disk, and told --------------------------------------------------------------------------
+
+    def _noted_locked(self) -> _Batch | None:
+        """What has happened and is not handed over yet, None when nothing has."""
+        records, events = self._exchange.take_happenings()
+        self._batch.records += records
+        self._batch.events += events
+        return self._batch if self._batch.records or self._batch.events else None
+
+    def _hand_over(self, batch: _Batch | None) -> None:
+        """Bring a batch to disk, before its answer is given, and tell of it. One thread does so at a time,
+        for all, so that nothing overtakes a newer word."""
+        if batch is None:
+            return
+        with self._lock:
+            is_mine = not self._is_handing_over
+            self._is_handing_over = True
+        if not is_mine:
+            self._clock.wait(batch.done, HAND_OVER_S_MAX)
+            return
+        while (taken := self._next_batch()) is not None:
+            try:
+                self._recorder.commit(taken.records)
+                taken.records.clear()
+                taken.done.set()
+                self._tell(taken.events)
+            except BaseException:
+                with self._lock:  # what is left comes with the next
+                    self._batch.records[:0], self._batch.events[:0] = taken.records, taken.events
+                    self._is_handing_over = False
+                raise
+
+    def _next_batch(self) -> _Batch | None:
+        with self._lock:
+            batch = self._batch
+            if not batch.records and not batch.events:
+                self._is_handing_over = False
+                return None
+            self._batch = _Batch()
+            return batch
+
+    def _tell(self, events: list[Event]) -> None:
+        while events:
+            event = events.pop(0)
+            if isinstance(event, Fill):
+                self._on_fill(event)
+            elif isinstance(event, OrderUpdate):
+                self._on_order(event)
+            else:
+                _log_payout(event)
+                self._on_settled(event)
+
+
+def _log_payout(payout: Payout) -> None:
+    log_event(
+        logger,
+        logging.INFO,
+        "paper_settled",
+        ticker=payout.ticker,
+        side=payout.side.value,
+        count=abs(payout.signed),
+        cost=payout.cost,
+        paid=payout.revenue,
+    )
+
+
+def _value(view: PriceView | None, side: OutcomeSide) -> Decimal | None:
+    """What a contract fetches now: its payment where the market has ended, else the best bid."""
+    if view is None:
+        return None
+    if (paid := yes_value(view.market)) is not None:
+        return paid if side is OutcomeSide.YES else ONE - paid
+    return None if view.quote is None else view.quote.best_bid(side)
 
 
 class _PaperSender:
     """A sender that has no connection to keep."""
 
-    def __init__(self, gateway: PaperGateway) -> None:
+    batch_max = 1
+
+    def __init__(self, gateway: PaperGateway, reserve: Callable[[int], float]) -> None:
         self._gateway = gateway
+        self._reserve = reserve
 
     def reserve(self, orders: int) -> float:
-        return 0.0  # no exchange counts them
-
-    @property
-    def batch_max(self) -> int:
-        return 1
+        return self._reserve(orders)
 
     def create_order(self, request: OrderRequest) -> OrderAck:
-        return self._gateway.fill(request)
+        return self._gateway.create_order(request)
 
     def create_orders(self, requests: Sequence[OrderRequest]) -> list[OrderAck | BotError]:
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request: OrderRequest) -> OrderAck | BotError:
-        try:
-            return self._gateway.fill(request)
-        except BotError as exc:
-            return exc
+        return self._gateway.create_orders(requests)
 
     def prepare(self) -> None:
         """Nothing to keep warm: no order leaves the process."""

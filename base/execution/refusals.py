@@ -27,6 +27,7 @@ class BlockedWhy(StrEnum):
     REJECTED = "rejected"
     NO_FILL = "no_fill"
     MARKET_CLOSED = "market_closed"
+    HALTED = "halted"
 
     @property
     def remedy(self) -> str:
@@ -49,6 +50,7 @@ _REMEDIES: dict[BlockedWhy, str] = {
     BlockedWhy.REJECTED: "the exchange refuses the order: see the detail, close by hand if it lasts",
     BlockedWhy.NO_FILL: "nothing is filled at any price: it is tried again and again, slower",
     BlockedWhy.MARKET_CLOSED: "the market says that it is closed: what is held waits for settlement",
+    BlockedWhy.HALTED: "the kill switch is on: remove STATE_DIR/halted and the exit goes out",
 }
 
 

@@ -26,7 +26,16 @@ from base.kalshi.wire import (
     parse_ticker,
     parse_time,
 )
-from base.model.market import BookSide, Market, MarketStatus, OutcomeSide, PriceGrid, PriceSource, Quote
+from base.model.market import (
+    BookSide,
+    Event,
+    Market,
+    MarketStatus,
+    OutcomeSide,
+    PriceGrid,
+    PriceSource,
+    Quote,
+)
 from base.model.order import Order, OrderStatus
 from base.model.position import Fill, Position
 
@@ -145,6 +154,58 @@ def _grid(ranges: list[_Range] | None) -> PriceGrid:
         return parse_grid([(r.start, r.end, r.step) for r in ranges or ()]) or PriceGrid()
     except WireError:
         return PriceGrid()
+
+
+# --- events ---------------------------------------------------------------------------------------------
+
+
+class _EventMarket(msgspec.Struct):
+    ticker: str
+
+
+class _Event(msgspec.Struct):
+    event_ticker: str
+    mutually_exclusive: bool
+    markets: list[_EventMarket]
+    series_ticker: str | None = None
+    title: str | None = None
+
+
+class _EventPage(msgspec.Struct):
+    events: list[dict[str, Any]]
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """One page of `GET /events`; `unusable` says for each document left out why."""
+
+    events: tuple[Event, ...]
+    unusable: tuple[str, ...]
+    cursor: str | None
+    rows: int
+
+
+def parse_event_page(body: bytes) -> EventPage:
+    """A page of events with nested markets; one that does not name its markets is left out and told."""
+    page = convert(body, _EventPage)
+    events: list[Event] = []
+    unusable: list[str] = []
+    for document in page.events:
+        try:
+            m = msgspec.convert(document, _Event)
+            events.append(
+                Event(
+                    ticker=parse_ticker(m.event_ticker),
+                    market_tickers=tuple(parse_ticker(market.ticker) for market in m.markets),
+                    mutually_exclusive=m.mutually_exclusive,
+                    series_ticker=m.series_ticker or "",
+                    title=m.title or "",
+                )
+            )
+        except (WireError, msgspec.ValidationError) as exc:
+            unusable.append(f"{str(document.get('event_ticker'))[:128]}: {exc}")
+    return EventPage(tuple(events), tuple(unusable), page.cursor, len(page.events))
 
 
 # --- positions ------------------------------------------------------------------------------------------

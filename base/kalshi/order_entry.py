@@ -470,4 +470,84 @@ def read_cancel_answer(status: int, body: bytes, order_id: str) -> CancelAck:
     return CancelAck(m.order_id, reduced_by, m.ts_ms)
 
 
+# --- amends ---------------------------------------------------------------------------------------------
+
+
+def amend_body(request: OrderRequest) -> bytes:
+    """The body of `POST /portfolio/events/orders/{order_id}/amend`; raises like `order_body`.
+
+    `count` is what has filled and what should rest together. What is left out stays as it is: the client
+    order id and the expiration.
+    """
+    check_order(request)
+    if request.time_in_force is not TimeInForce.GOOD_TILL_CANCELED or request.reduce_only:
+        raise InvariantError(f"order {request.client_order_id}: only an entry that rests can be amended")
+    document: dict[str, Any] = {
+        "ticker": request.ticker,
+        "side": request.book_side.value,
+        "count": format_count(request.count),
+        "price": format_price(request.price),
+        "client_order_id": request.client_order_id,
+    }
+    if request.exchange_index is not None:
+        document["exchange_index"] = request.exchange_index
+    return _encode(document)
+
+
+class _AmendAnswer(msgspec.Struct):
+    """Counts may be null: they come only where the amend filled something or changed what rests."""
+
+    order_id: str
+    ts_ms: int
+    client_order_id: str | None = None
+    fill_count: str | None = None
+    remaining_count: str | None = None
+    average_fill_price: str | None = None
+    average_fee_paid: str | None = None
+
+
+def read_amend_answer(status: int, body: bytes, order_id: str, request: OrderRequest) -> OrderAck:
+    """What the answer to an amend proves; raises like `read_create_answer`.
+
+    `fill_count` is what the amend itself filled, not the order in all. `remaining_count` is what rests
+    after it; where the answer does not tell, at most that: the whole count.
+    """
+    what = f"amend of order {order_id}"
+    error = parse_error(body)
+    if error is not None or status != 200:
+        said = f"{what} answered {status}: {error or excerpt(body)}"
+        code = error.code if error else ""
+        if status in (401, 403):
+            raise AuthError(f"{said}{_auth_remedy(code)}", status=status, code=code)
+        if error is not None and status == 429 and code == TOO_MANY_REQUESTS:
+            raise RateLimitedError(said)
+        if error is not None and _is_refusal(status, code):
+            raise OrderRejected(said, status=status, code=code)
+        raise OrderOutcomeUnknown(said)
+    try:
+        m = convert(body, _AmendAnswer)
+        filled = Decimal(0) if m.fill_count is None else parse_size(m.fill_count)
+        remaining = None if m.remaining_count is None else parse_size(m.remaining_count)
+        price = None if m.average_fill_price is None else parse_price(m.average_fill_price)
+        fee = Decimal(0) if m.average_fee_paid is None else parse_dollars(m.average_fee_paid)
+    except WireError as exc:
+        raise OrderOutcomeUnknown(f"{what}: {exc}") from exc
+    if m.order_id != order_id or m.client_order_id not in (None, "", request.client_order_id):
+        # Answers that describe another order have been seen (docs.kalshi.com, changelog 2026-05-21).
+        raise OrderOutcomeUnknown(f"{what}: the answer is about order {m.order_id!r} {m.client_order_id!r}")
+    if filled + (remaining or 0) > request.count:
+        raise OrderOutcomeUnknown(
+            f"{what}: {filled} filled and {remaining} remaining of {request.count} do not add up"
+        )
+    return OrderAck(
+        order_id=m.order_id,
+        client_order_id=request.client_order_id,
+        fill_count=filled,
+        remaining_count=request.count if remaining is None else remaining,
+        average_fill_price=price if filled else None,
+        fees=fee * filled,
+        ts_ms=m.ts_ms,
+    )
+
+
 prepare(globals())

@@ -53,12 +53,13 @@ from base.kalshi.signing import Signer
 from base.kalshi.transport import CA_FILE, BoundedSocket, Deadline
 from base.kalshi.wire import parse_ticker
 from base.log import RepeatedWarnings, log_event
+from base.model.market import Event
 from base.model.order import Order, OrderAck, OrderRequest
 from base.model.position import Fill
 
 logger = logging.getLogger(__name__)
 
-PUBLIC_PATHS = ("/markets", "/exchange/", "/account/endpoint_costs")
+PUBLIC_PATHS = ("/markets", "/events", "/exchange/", "/account/endpoint_costs")
 """What the exchange answers without a signature (OpenAPI, `security`)."""
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
@@ -71,6 +72,8 @@ TICKERS_PER_REQUEST_MAX = 200
 TICKERS_BYTES_MAX = 6_000
 MARKETS_PER_PAGE = 200
 """Pages of markets are kept small: decoding a large one stops every thread (performance.md)."""
+EVENTS_PER_REQUEST = 10
+"""Each comes with all of its markets."""
 ROWS_PER_PAGE = 1_000
 ORDERS_PER_PAGE = 200
 CLOCKS_AGREE_S = 1.5
@@ -181,6 +184,34 @@ class RestClient:
             if len(found) >= limit_total:
                 break
         return found[:limit_total]
+
+    def get_events(self, tickers: Sequence[str], lane: Lane = Lane.STRATEGY) -> list[Event]:
+        """The named events with all of their markets, those that are over included.
+
+        An event that the exchange does not list (combos), or whose document does not say what it must, is
+        missing from the result.
+        """
+        wanted = list(dict.fromkeys(map(parse_ticker, tickers)))
+        found: dict[str, Event] = {}
+        for start in range(0, len(wanted), EVENTS_PER_REQUEST):
+            chunk = wanted[start : start + EVENTS_PER_REQUEST]
+            params = {"tickers": ",".join(chunk), "with_nested_markets": "true"}
+            for page in self._event_pages(params | {"limit": str(EVENTS_PER_REQUEST)}, lane):
+                found |= {event.ticker: event for event in page if event.ticker in chunk}
+                if len(found.keys() & set(chunk)) == len(chunk):
+                    break
+        return list(found.values())
+
+    def _event_pages(self, params: Mapping[str, str], lane: Lane) -> Iterator[tuple[Event, ...]]:
+        def read(page_params: Mapping[str, str], deadline_s: float) -> _Page[Event]:
+            page = documents.parse_event_page(
+                self._get("/events", lane, page_params, deadline_s=deadline_s).body
+            )
+            if page.unusable:
+                self._warn("event_unusable", count=len(page.unusable), first=page.unusable[0])
+            return _Page(page.events, page.cursor, page.rows)
+
+        return self._pages("events", params, read)
 
     def _market_pages(self, params: Mapping[str, str], lane: Lane) -> Iterator[tuple[MarketSnapshot, ...]]:
         def read(page_params: Mapping[str, str], deadline_s: float) -> _Page[MarketSnapshot]:
@@ -315,6 +346,17 @@ class RestClient:
         body = order_entry.order_body(request)
         answer = self._write("POST", ORDERS_PATH, lane, f"order {request.client_order_id}", body=body)
         return order_entry.read_create_answer(answer.status, answer.body, request)
+
+    def amend_order(self, order_id: str, request: OrderRequest, lane: Lane = Lane.STRATEGY) -> OrderAck:
+        """Move a resting order to the request's price and count (filled contracts included), once.
+
+        Errors mean what they mean for a new order; OrderRejected with status 404 says that it does not
+        rest, whatever became of it.
+        """
+        path = f"{ORDERS_PATH}/{_segment(order_id)}/amend"
+        body = order_entry.amend_body(request)
+        answer = self._write("POST", path, lane, f"amend of order {order_id}", body=body)
+        return order_entry.read_amend_answer(answer.status, answer.body, order_id, request)
 
     def cancel_order(self, order_id: str, ticker: str, lane: Lane = Lane.STRATEGY) -> CancelAck:
         """Cancel a resting order. The ticker routes it to the market's shard.

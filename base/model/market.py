@@ -152,6 +152,8 @@ class Market:
     exchange_index: int | None = None
     result: str = ""
     title: str = ""
+    settlement_value: Decimal | None = None
+    """Dollars that a YES contract is paid, where the exchange has said; it decides a `scalar` result."""
 
     @property
     def series_ticker(self) -> str:

@@ -24,6 +24,10 @@ class Position:
     opened_at: float | None = None
     """Wall time at which this position was first known, seconds since the epoch."""
     fees_paid: Decimal = Decimal(0)
+    """What entering the contracts held has cost in fees, where their fills tell; else what the exchange
+    has charged in this market in all, exits and earlier positions included."""
+    strategy: str = ""
+    """Whose entry opened it; "" when it was opened elsewhere."""
 
     @property
     def signed_count(self) -> Decimal:

@@ -18,7 +18,10 @@ SWEEPS_MAX = 3
 """A position that the checker has not passed for this many sweeps is not protected."""
 
 BY_CHOICE = HoldReason.BY_CHOICE.value
+HEDGED = HoldReason.HEDGED.value
 NOT_CHECKED = "not_checked"
+NOT_COUNTED = frozenset({BY_CHOICE, HEDGED})
+"""Positions that no rule leaves on purpose: shown, in no total and no alarm."""
 
 _PASSING = frozenset({HoldReason.NO_BID, HoldReason.CROSSED})
 _UNPRICED = _PASSING | {
@@ -54,6 +57,10 @@ class PositionFacts:
     is_streamed: bool
     """Its subscription is confirmed and the feed is live."""
     stale_after_s: float
+    is_hedged: bool = False
+    """Part of a set that cannot lose: no rule leaves it."""
+    is_halted: bool = False
+    """The kill switch is on: no exit is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +73,13 @@ class Protection:
 
     @property
     def is_counted(self) -> bool:
-        """Whether it counts in the totals: open, and not left unprotected by choice."""
-        return self.open and self.reason != BY_CHOICE
+        """Whether it counts in the totals: open, and not left without rules on purpose."""
+        return self.open and self.reason not in NOT_COUNTED
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The totals. `unprotected` also lists positions unprotected by choice, which `open` leaves out."""
+    """The totals. `unprotected` also lists what is left without rules on purpose, which `open` leaves out."""
 
     open: int
     protected: int
@@ -107,6 +114,10 @@ def _why_unprotected(facts: PositionFacts) -> str:
     # NaN compares false with everything, so each limit is written as what has to hold.
     if facts.is_by_choice:
         return BY_CHOICE
+    if facts.is_hedged:
+        return HEDGED
+    if facts.is_halted:
+        return HoldReason.HALTED.value
     if facts.market_status is MarketStatus.INACTIVE:
         return HoldReason.PAUSED.value
     if facts.market_status is not MarketStatus.ACTIVE:

@@ -7,23 +7,36 @@ sizes, winners included, and a stop that takes that for a price sells every winn
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from decimal import ROUND_UP, Decimal
+from decimal import Decimal
 
 from base.model.market import ONE, ZERO, Market, MarketStatus, OutcomeSide, Quote
 from base.model.position import Position
 from base.model.rules import Evaluation, Exit, ExitReason, ExitRule, Hold, HoldReason, RuleState
-from base.risk.guards import Delay, check_guards
+from base.risk.guards import Delay, check_guards, note_fall
+from base.risk.levels import (
+    Level,
+    Levels,
+    break_even_price,
+    can_ever_exit,
+    raise_marks,
+    stop_levels,
+    taker_fee,
+)
 from base.risk.wording import dollars_text, number_text, seconds_text
 
-HUNDRED = Decimal(100)
-TAKER_FEE_RATE = Decimal("0.07")
-"""Taker fee a contract is rate x P x (1 - P), rounded up to `FEE_STEP` (docs.kalshi.com, fee rounding;
-recorded 2026-06-11: 0.0175 for one contract at 0.52). A series' own multiplier is taken as 1.
-"""
-FEE_STEP = Decimal("0.0001")
-HIGHEST_PRICE = Decimal("0.9999")
-"""Order prices have four decimals, so none comes nearer to 1."""
+__all__ = [
+    "ExitValue",
+    "Level",
+    "Levels",
+    "break_even_price",
+    "can_ever_exit",
+    "evaluate",
+    "price_to_act_on",
+    "stop_levels",
+    "taker_fee",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +51,6 @@ class ExitValue:
     size: Decimal | None
     spread: Decimal | None
     quoted_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """One price at which a rule leaves; `basis` says in words where it comes from."""
-
-    reason: ExitReason
-    price: Decimal
-    basis: str
-
-
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """The levels in force: `stops` trigger at or below, in the order in which reasons win."""
-
-    stops: tuple[Level, ...] = ()
-    take_profit: Level | None = None
-
-    @property
-    def tightest_stop(self) -> Level | None:
-        """The stop that a falling price meets first."""
-        return max(self.stops, key=lambda level: level.price, default=None)
 
 
 def evaluate(
@@ -77,12 +68,15 @@ def evaluate(
 ) -> Evaluation:
     """Look at one position once: the verdict, why, and the state to hand in next time.
 
+    Of several reasons that may leave at once the first in the order of `ExitReason` wins.
+
     Staleness is the caller's judgement: `no_price_reason` (`STALE_PRICE`, `NO_PRICE`) wins over the
     quote. A paused or closed market is said first, because no fresh price would help there.
     """
     price = _price(position, quote, market, now_wall, floor, price_age_s, no_price_reason)
     if isinstance(price, ExitValue):
-        state = _raise_marks(state, position, rule, price.value)
+        state = raise_marks(state, position, rule, price.value)
+        state = note_fall(rule, state, price.value, now_monotonic)
     to_close_s = None if market.close_time is None else market.close_time - now_wall
     levels = stop_levels(position, rule, state) if rule.protect else Levels()
     is_suspended = (
@@ -91,17 +85,16 @@ def evaluate(
         and to_close_s <= rule.no_stop_before_close_s
     )
 
+    guards = ""
     decision: Hold | Exit
-    if not rule.protect:
-        decision, state = Hold(HoldReason.BY_CHOICE, "the rule says protect = false"), _forget_trigger(state)
-    elif not rule.is_armed:
-        decision, state = Hold(HoldReason.NO_RULE, "no rule would ever leave it"), _forget_trigger(state)
+    if (kept := _kept_by_rule(rule, state)) is not None:
+        decision, state = kept, _forget_trigger(state)
     elif isinstance(price, Hold):
         # The trigger's clock runs on: a bid that vanishes has not recovered, and a guard that started
         # over after every gap could hold a falling position for ever.
         decision = price
     else:
-        decision, state = _decide(
+        decision, state, guards = _decide(
             position, price, rule, state, levels, is_suspended, to_close_s, now_wall, now_monotonic
         )
 
@@ -117,6 +110,9 @@ def evaluate(
         price_age_s=price_age_s,
         price_source="none" if quote is None else quote.source.value,
         at=now_wall,
+        stop_basis="" if stop is None else f"{_NAMES[stop.reason]}, {stop.basis}",
+        take_profit_basis="" if levels.take_profit is None else levels.take_profit.basis,
+        guards=guards,
     )
 
 
@@ -150,59 +146,6 @@ def price_to_act_on(
     if bid < floor:
         return Hold(HoldReason.BELOW_FLOOR, f"bid {dollars_text(bid)} below floor {dollars_text(floor)}")
     return ExitValue(bid, bid_size, ask - bid if is_offered else None, quote.received_monotonic)
-
-
-def stop_levels(position: Position, rule: ExitRule, state: RuleState) -> Levels:
-    """Every level that `rule` puts on this position now, exact.
-
-    A trailing stop appears once its activation gain has been seen, a break-even stop once it is armed.
-    Levels that no price can reach (a stop at 0 or less, a take-profit at 1 or more) are left out.
-    """
-    stops = (
-        _stop_loss(position, rule),
-        _break_even(position, rule, state),
-        _trailing_stop(position, rule, state),
-    )
-    return Levels(
-        stops=tuple(level for level in stops if level is not None and level.price > ZERO),
-        take_profit=_take_profit(position, rule),
-    )
-
-
-def can_ever_exit(position: Position, rule: ExitRule) -> bool:
-    """Whether `rule` can leave this very position: armed, and with a level that a price can reach.
-
-    `is_armed` looks at the rule alone. A stop of 5 dollars on a position that cost 3, or a trailing
-    stop that starts at a gain above 1 dollar, is armed and dead.
-    """
-    if not rule.protect:
-        return False
-    if rule.exit_before_close_s is not None or rule.exit_after_entry_s is not None:
-        return True
-    best_case = _raise_marks(RuleState(), position, rule, HIGHEST_PRICE)
-    levels = stop_levels(position, rule, best_case)
-    lowest_sale = rule.hold_below_price or ZERO
-    return levels.take_profit is not None or any(stop.price >= lowest_sale for stop in levels.stops)
-
-
-def taker_fee(price: Decimal) -> Decimal:
-    """Dollars of fee that taking one contract at `price` costs."""
-    return (TAKER_FEE_RATE * price * (ONE - price)).quantize(FEE_STEP, ROUND_UP)
-
-
-def break_even_price(entry_price: Decimal) -> Decimal:
-    """The price at which leaving, after its own taker fee, pays back the entry price."""
-    # The fee depends on the price it is added to: settles in two or three rounds, or between two
-    # neighboring steps, of which the dearer one pays back.
-    fee = ZERO
-    for _ in range(8):
-        fee_there = taker_fee(min(entry_price + fee, ONE))
-        if fee_there == fee:
-            break
-        fee, before = fee_there, fee
-    else:
-        fee = max(fee, before)
-    return entry_price + fee
 
 
 _MARKET_HOLDS: dict[MarketStatus, tuple[HoldReason, str]] = {
@@ -240,17 +183,19 @@ def _price(
     return _market_hold(market, now_wall) or Hold(no_price_reason, age)
 
 
-def _raise_marks(state: RuleState, position: Position, rule: ExitRule, value: Decimal) -> RuleState:
-    best = value if state.best_exit_value is None else max(state.best_exit_value, value)
-    # Armed only above its own level: at a gain smaller than the fee it would fire at once, at a loss.
-    armed = (
-        rule.break_even_after_pct is not None
-        and best >= _gained(position.entry_price, rule.break_even_after_pct)
-        and best > break_even_price(position.entry_price)
-    )
-    if best == state.best_exit_value and armed == state.break_even_armed:
-        return state
-    return replace(state, best_exit_value=best, break_even_armed=armed)
+def _kept_by_rule(rule: ExitRule, state: RuleState) -> Hold | None:
+    """Why no price at all would leave this position, None when some would."""
+    if not rule.protect:
+        return Hold(HoldReason.BY_CHOICE, "the rule says protect = false")
+    if rule.hedged:
+        return Hold(HoldReason.HEDGED, "part of a set that cannot lose while all of it is held")
+    if not rule.is_armed and not _goes_with_event(rule, state):
+        return Hold(HoldReason.NO_RULE, "no rule would ever leave it")
+    return None
+
+
+def _goes_with_event(rule: ExitRule, state: RuleState) -> bool:
+    return rule.exit_with_event and state.leave_with != ""
 
 
 def _decide(
@@ -263,14 +208,16 @@ def _decide(
     to_close_s: float | None,
     now_wall: float,
     now_monotonic: float,
-) -> tuple[Hold | Exit, RuleState]:
+) -> tuple[Hold | Exit, RuleState, str]:
+    """The verdict, the state, and what the guards said."""
     crossed_stop = next((stop for stop in levels.stops if price.value <= stop.price), None)
     trigger = None if is_suspended else crossed_stop
     if trigger is None and levels.take_profit is not None and price.value >= levels.take_profit.price:
         trigger = levels.take_profit
 
-    leave: Exit | None = None
+    at_level: Exit | None = None
     delay: Delay | None = None
+    guards = ""
     if trigger is None:
         state = _forget_trigger(state)
     else:
@@ -283,22 +230,38 @@ def _decide(
             now_monotonic=now_monotonic,
             to_close_s=to_close_s,
         )
+        guards = f"waiting: {verdict.detail}" if isinstance(verdict, Delay) else verdict.detail or "passed"
         if isinstance(verdict, Delay):
             delay = verdict
         else:
             detail = _triggered_text(trigger, price.value)
             detail = f"{detail}; {verdict.detail}" if verdict.detail else detail
-            leave = Exit(trigger.reason, price.value, trigger.price, detail)
-    if leave is None:
-        # No guard stands before a time stop: no wick moves a clock, and waiting could reach the close.
-        leave = _time_stop(position, rule, price.value, to_close_s, now_wall)
+            at_level = Exit(trigger.reason, price.value, trigger.price, detail)
+    # No guard stands before the others: no wick moves a clock, and waiting could reach the close.
+    leave = min(
+        _exits(at_level, _time_stop(position, rule, price.value, to_close_s, now_wall), rule, state, price),
+        key=lambda each: _ORDER[each.reason],
+        default=None,
+    )
 
     if leave is None:
-        return _hold(price.value, levels, trigger, delay, crossed_stop), state
+        return _hold(price.value, levels, trigger, delay, crossed_stop), state, guards
     if rule.hold_below_price is not None and price.value < rule.hold_below_price:
         held = f"{leave.detail}, but not sold below {dollars_text(rule.hold_below_price)}"
-        return Hold(HoldReason.HOLD_BELOW, held), state
-    return leave, state
+        return Hold(HoldReason.HOLD_BELOW, held), state, guards
+    return leave, state, guards
+
+
+def _exits(
+    at_level: Exit | None, time_stop: Exit | None, rule: ExitRule, state: RuleState, price: ExitValue
+) -> Iterator[Exit]:
+    """Everything that leaves now, in no order."""
+    if at_level is not None:
+        yield at_level
+    if time_stop is not None:
+        yield time_stop
+    if _goes_with_event(rule, state):
+        yield Exit(ExitReason.EVENT_GROUP, price.value, None, state.leave_with)
 
 
 def _hold(
@@ -345,67 +308,7 @@ def _forget_trigger(state: RuleState) -> RuleState:
     return replace(state, triggered_at=None, triggered_updates=0, last_quote_at=None)
 
 
-def _gained(price: Decimal, pct: Decimal) -> Decimal:
-    return price * (HUNDRED + pct) / HUNDRED
-
-
-def _stop_loss(position: Position, rule: ExitRule) -> Level | None:
-    # A rule names one kind; should it name several, the tightest counts.
-    entry = position.entry_price
-    found: list[Level] = []
-    if rule.stop_loss_price is not None:
-        found.append(Level(ExitReason.STOP_LOSS, rule.stop_loss_price, "set by the rule"))
-    if rule.stop_loss_pct is not None:
-        price = _gained(entry, -rule.stop_loss_pct)
-        basis = f"{number_text(rule.stop_loss_pct)} % under entry {dollars_text(entry)}"
-        found.append(Level(ExitReason.STOP_LOSS, price, basis))
-    if rule.stop_loss_dollars is not None:
-        price = entry - rule.stop_loss_dollars / position.count
-        held = f"{number_text(position.count)} from {dollars_text(entry)}"
-        basis = f"loss of {dollars_text(rule.stop_loss_dollars)} dollars on {held}"
-        found.append(Level(ExitReason.STOP_LOSS, price, basis))
-    return max(found, key=lambda level: level.price, default=None)
-
-
-def _break_even(position: Position, rule: ExitRule, state: RuleState) -> Level | None:
-    if rule.break_even_after_pct is None or not state.break_even_armed:
-        return None
-    price = break_even_price(position.entry_price)
-    fee = price - position.entry_price
-    basis = f"entry {dollars_text(position.entry_price)} plus exit fee {dollars_text(fee)}"
-    return Level(ExitReason.BREAK_EVEN, price, basis)
-
-
-def _trailing_stop(position: Position, rule: ExitRule, state: RuleState) -> Level | None:
-    best = state.best_exit_value
-    if best is None:
-        return None
-    if rule.trailing_activation_pct is not None and best < _gained(
-        position.entry_price, rule.trailing_activation_pct
-    ):
-        return None
-    found: list[Level] = []
-    if rule.trailing_stop_pct is not None:
-        basis = f"{number_text(rule.trailing_stop_pct)} % under the best bid {dollars_text(best)}"
-        found.append(Level(ExitReason.TRAILING_STOP, _gained(best, -rule.trailing_stop_pct), basis))
-    if rule.trailing_stop_price is not None:
-        basis = f"{dollars_text(rule.trailing_stop_price)} under the best bid {dollars_text(best)}"
-        found.append(Level(ExitReason.TRAILING_STOP, best - rule.trailing_stop_price, basis))
-    return max(found, key=lambda level: level.price, default=None)
-
-
-def _take_profit(position: Position, rule: ExitRule) -> Level | None:
-    found: list[Level] = []
-    if rule.take_profit_price is not None:
-        found.append(Level(ExitReason.TAKE_PROFIT, rule.take_profit_price, "set by the rule"))
-    if rule.take_profit_pct is not None:
-        price = _gained(position.entry_price, rule.take_profit_pct)
-        basis = f"{number_text(rule.take_profit_pct)} % over entry {dollars_text(position.entry_price)}"
-        found.append(Level(ExitReason.TAKE_PROFIT, price, basis))
-    first = min(found, key=lambda level: level.price, default=None)
-    return None if first is None or first.price >= ONE else first
-
-
+_ORDER: dict[ExitReason, int] = {reason: place for place, reason in enumerate(ExitReason)}
 _NAMES: dict[ExitReason, str] = {
     ExitReason.STOP_LOSS: "stop",
     ExitReason.BREAK_EVEN: "break-even stop",

@@ -18,6 +18,11 @@ SETTLING_S = 60.0
 """How often a closed market is asked what became of it."""
 
 
+WATCHED_S = 15.0
+"""While the feed is down, how old the price of a market that is only watched may become: hundreds of them
+must not stand in front of what is held."""
+
+
 class Why(StrEnum):
     """In the order in which they are named when several apply."""
 
@@ -36,6 +41,8 @@ class MarketNeed:
     stale_after_s: float
     is_confirmed: bool
     """The live feed vouches for its quote."""
+    is_held: bool = True
+    """Else only a strategy watches it: nothing is lost when its price is some seconds old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ def _why(market: MarketNeed, feed_is_live: bool) -> Why | None:
     if market.age_s <= UNCHANGED_S:
         return None
     if not feed_is_live:
-        return Why.FEED_DOWN
+        return Why.FEED_DOWN if market.is_held or market.age_s > WATCHED_S else None
     if not market.is_confirmed or market.status is not MarketStatus.ACTIVE:
         # Not vouched for by the stream, or paused: no event is certain to say that it trades again.
         return Why.MISSING

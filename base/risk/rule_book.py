@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from enum import IntEnum
@@ -17,25 +17,20 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from base.errors import ConfigError
-from base.model.market import ONE, ZERO
 from base.model.position import Position
 from base.model.rules import ExitRule, RuleState
-from base.risk.exit_rules import can_ever_exit, stop_levels
+from base.risk.levels import can_ever_exit, stop_levels
+from base.risk.rule_values import READERS, BadValueError
 from base.risk.wording import dollars_text, number_text, seconds_text
 
 EXCLUSIVE_FIELDS: tuple[tuple[str, ...], ...] = (
     ("stop_loss_price", "stop_loss_pct", "stop_loss_dollars"),
     ("take_profit_price", "take_profit_pct"),
     ("trailing_stop_pct", "trailing_stop_price"),
+    ("trailing_activation_pct", "trailing_activation_price"),
+    ("break_even_after_pct", "break_even_after_price"),
 )
 """Kinds of one thing: a table names at most one of a row, and naming one replaces the others."""
-
-PCT_MAX = 9900
-"""A contract bought at 0.01 gains 9,800 % on its way to 0.99; more can only be a mistake."""
-SECONDS_MAX = 315_360_000
-PATIENCE_MS_MAX = 600_000
-"""Ten minutes. A guard may delay a stop, never disable it, so its time box has an end."""
-UPDATES_MAX = 1000
 
 
 class Specificity(IntEnum):
@@ -89,7 +84,7 @@ class RuleBook:
         source = {
             field.name: "the defaults"
             for field in fields(ExitRule)
-            if getattr(self.defaults, field.name) is not None
+            if field.name in READERS and getattr(self.defaults, field.name) is not None
         }
         for entry in self.entries:
             if entry.matches(ticker):
@@ -98,7 +93,7 @@ class RuleBook:
         rule = self.rule_for(ticker)
         return "\n".join(
             f"{name} = {_value_text(getattr(rule, name))} (from {source[name]})"
-            for name in (field.name for field in fields(ExitRule))
+            for name in (field.name for field in fields(ExitRule) if field.name in READERS)
             if getattr(rule, name) is not None
         )
 
@@ -129,6 +124,7 @@ def parse_rules(text: str, filename: str, defaults: ExitRule) -> RuleBook:
         if entry is not None:
             entries.append(entry)
     problems += _equal_matches(entries)
+    problems += _idle_activations(entries, defaults)
     if problems:
         raise ConfigError(problems)
     return RuleBook(defaults, tuple(sorted(entries, key=lambda e: (e.specificity, len(e.match)))))
@@ -138,17 +134,20 @@ def describe_rule(rule: ExitRule, position: Position) -> str:
     """What `rule` means for this position, in one line."""
     if not rule.protect:
         return "watched only: protect = false"
+    if rule.hedged:
+        return "part of a set that cannot lose: left by no rule while all of it is held"
     levels = stop_levels(position, rule, RuleState())
     parts = [f"stop {dollars_text(stop.price)} ({stop.basis})" for stop in levels.stops]
     if levels.take_profit is not None:
         parts.append(f"take-profit {dollars_text(levels.take_profit.price)} ({levels.take_profit.basis})")
-    start = "" if rule.trailing_activation_pct is None else f" after +{_pct(rule.trailing_activation_pct)}"
+    gain = _gain(rule.trailing_activation_pct, rule.trailing_activation_price)
+    start = f" after {gain}" if gain else ""
     if rule.trailing_stop_pct is not None:
         parts.append(f"trailing {_pct(rule.trailing_stop_pct)} under the best bid{start}")
     if rule.trailing_stop_price is not None:
         parts.append(f"trailing {dollars_text(rule.trailing_stop_price)} under the best bid{start}")
-    if rule.break_even_after_pct is not None:
-        parts.append(f"break-even stop after +{_pct(rule.break_even_after_pct)}")
+    if gain := _gain(rule.break_even_after_pct, rule.break_even_after_price):
+        parts.append(f"break-even stop after {gain}")
     for seconds, words in (
         (rule.exit_before_close_s, "before the close"),
         (rule.exit_after_entry_s, "after entry"),
@@ -157,6 +156,8 @@ def describe_rule(rule: ExitRule, position: Position) -> str:
             parts.append(f"leaves {seconds_text(seconds)} {words}")
     if rule.no_stop_before_close_s is not None:
         parts.append(f"no stop in the last {seconds_text(rule.no_stop_before_close_s)}")
+    if rule.exit_with_event:
+        parts.append("leaves when another position of its event is left")
     if rule.hold_below_price is not None:
         parts.append(f"not sold below {dollars_text(rule.hold_below_price)}")
     if not can_ever_exit(position, rule):
@@ -164,103 +165,14 @@ def describe_rule(rule: ExitRule, position: Position) -> str:
     return "; ".join(parts)
 
 
+_TRAILING = {"trailing_stop_pct", "trailing_stop_price"}
+_ACTIVATIONS = {"trailing_activation_pct", "trailing_activation_price"}
 _SERIES = "series:"
 _TICKER = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _SERIES_TICKER = re.compile(r"series:[A-Za-z0-9._]{1,64}", re.ASCII)
 _GLOB = re.compile(r"[A-Za-z0-9._*?-]{1,128}", re.ASCII)
-_PRICE = re.compile(r"[01](?:\.[0-9]{1,6})?", re.ASCII)
-_AMOUNT = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", re.ASCII)
 _HEADER = re.compile(r"\s*\[\[\s*[\"']?rule[\"']?\s*\]\]")
 _KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*[.=]")
-
-
-class _Bad(ValueError):
-    """A value that is wrong; the text says what to write instead."""
-
-
-def _price(value: object) -> Decimal:
-    if not isinstance(value, str):
-        raise _Bad(f'a price is a string, write "{value}" with quotes')
-    if not _PRICE.fullmatch(value) or not ZERO < Decimal(value) < ONE:
-        raise _Bad(f'{value!r} is not a price; write dollars above 0 and below 1, such as "0.40"')
-    return Decimal(value)
-
-
-def _amount(value: object) -> Decimal:
-    if not isinstance(value, str):
-        raise _Bad(f'an amount is a string, write "{value}" with quotes')
-    if not _AMOUNT.fullmatch(value) or Decimal(value) <= ZERO:
-        raise _Bad(f'{value!r} is not an amount above 0; write it as "5.00"')
-    return Decimal(value)
-
-
-def _number(value: object) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Bad(f"{value!r} is not a number; write it without quotes, such as 25")
-    number = Decimal(str(value))  # by its string: 12.1 stays 12.1
-    if not number.is_finite():
-        raise _Bad(f"{value} is not a number that a price can be compared with")
-    return number
-
-
-def _within(
-    low: int, high: int, *, open_low: bool = True, open_high: bool = False
-) -> Callable[[object], Decimal]:
-    # A number between two limits, each of which may be excluded.
-    def read(value: object) -> Decimal:
-        number = _number(value)
-        is_low = number <= low if open_low else number < low
-        is_high = number >= high if open_high else number > high
-        if is_low or is_high:
-            above = "above" if open_low else "from"
-            below = "below" if open_high else "up to"
-            raise _Bad(f"{value} is out of range; write a number {above} {low} and {below} {high}")
-        return number
-
-    return read
-
-
-def _seconds(low: int, *, open_low: bool) -> Callable[[object], float]:
-    read = _within(low, SECONDS_MAX, open_low=open_low)
-    return lambda value: float(read(value))
-
-
-def _whole(low: int, high: int) -> Callable[[object], int]:
-    def read(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _Bad(f"{value!r} is out of range; write a whole number from {low} to {high}")
-        return value
-
-    return read
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _Bad(f"{value!r} is neither true nor false")
-    return value
-
-
-_READERS: dict[str, Callable[[object], object]] = {
-    "stop_loss_price": _price,
-    "stop_loss_pct": _within(0, 100, open_high=True),
-    "stop_loss_dollars": _amount,
-    "take_profit_price": _price,
-    "take_profit_pct": _within(0, PCT_MAX),
-    "trailing_stop_pct": _within(0, 100, open_high=True),
-    "trailing_stop_price": _price,
-    "trailing_activation_pct": _within(0, PCT_MAX, open_low=False),
-    "break_even_after_pct": _within(0, PCT_MAX),
-    "exit_before_close_s": _seconds(0, open_low=True),
-    "exit_after_entry_s": _seconds(0, open_low=True),
-    "no_stop_before_close_s": _seconds(0, open_low=False),
-    "hold_below_price": _price,
-    "confirm_ms": _whole(0, PATIENCE_MS_MAX),
-    "confirm_updates": _whole(1, UPDATES_MAX),
-    "max_spread": _price,
-    "min_bid_size": _amount,
-    "guard_patience_ms": _whole(0, PATIENCE_MS_MAX),
-    "protect": _flag,
-}
 
 
 class _Lines:
@@ -293,14 +205,14 @@ def _read_table(table: dict[str, Any], index: int, lines: _Lines) -> tuple[RuleE
     for key, value in table.items():
         if key == "match":
             continue
-        reader = _READERS.get(key)
+        reader = READERS.get(key)
         if reader is None:
-            nearest = difflib.get_close_matches(key, [*_READERS, "match"], n=1, cutoff=0.0)[0]
+            nearest = difflib.get_close_matches(key, [*READERS, "match"], n=1, cutoff=0.0)[0]
             problems.append(f"{lines.of_key(key, index)}: unknown key {key!r}; did you mean {nearest!r}?")
             continue
         try:
             named[key] = reader(value)
-        except _Bad as exc:
+        except BadValueError as exc:
             problems.append(f"{lines.of_key(key, index)}: {key}: {exc}")
     problems += _contradictions(named, index, lines)
 
@@ -345,6 +257,40 @@ def _contradictions(named: Mapping[str, Any], index: int, lines: _Lines) -> Iter
             f"{lines.of_key('hold_below_price', index)}: hold_below_price {lowest} above stop_loss_price "
             f"{stop} would hold every stop; lower it"
         )
+    if profit is not None and lowest is not None and lowest > profit:
+        yield (
+            f"{lines.of_key('hold_below_price', index)}: hold_below_price {lowest} above take_profit_price "
+            f"{profit} would hold a profit; lower it"
+        )
+    patience_ms = named.get("guard_patience_ms")
+    for wait in ("confirm_ms", "wick_wait_ms"):
+        if patience_ms is not None and named.get(wait, 0) > patience_ms:
+            yield (
+                f"{lines.of_key(wait, index)}: {wait} {named[wait]} above guard_patience_ms {patience_ms} "
+                "would be cut off there; raise guard_patience_ms, or lower it"
+            )
+
+
+def _idle_activations(entries: list[RuleEntry], defaults: ExitRule) -> Iterable[str]:
+    """Where a trailing stop is to start that no table which can meet this one, and no default, names."""
+    if any(getattr(defaults, kind) is not None for kind in _TRAILING):
+        return
+    for entry in entries:
+        activation = next((name for name in entry.named if name in _ACTIVATIONS), None)
+        if activation is None or any(
+            _TRAILING & other.named.keys() and _can_overlap(_as_glob(other), _as_glob(entry))
+            for other in entries
+        ):
+            continue
+        yield (
+            f"{entry.source}: {activation} without a trailing stop; "
+            "add trailing_stop_pct or trailing_stop_price, or take it out"
+        )
+
+
+def _as_glob(entry: RuleEntry) -> str:
+    is_series = entry.specificity is Specificity.SERIES
+    return f"{entry.match.removeprefix(_SERIES)}-*" if is_series else entry.match
 
 
 def _equal_matches(entries: list[RuleEntry]) -> Iterable[str]:
@@ -401,3 +347,9 @@ def _value_text(value: object) -> str:
 
 def _pct(value: Decimal) -> str:
     return f"{number_text(value)} %"
+
+
+def _gain(pct: Decimal | None, dollars: Decimal | None) -> str:
+    if pct is not None:
+        return f"+{_pct(pct)}"
+    return f"+{dollars_text(dollars)} dollars" if dollars is not None else ""

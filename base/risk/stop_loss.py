@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol
 
@@ -21,24 +20,28 @@ from base.execution.exits import ExitDesk, ExitOrder
 from base.kalshi.websocket_client import FeedStatus
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.log import RepeatedWarnings, log_event
-from base.model.market import Market
+from base.model.market import Market, Quote
 from base.model.position import Position
-from base.model.rules import Evaluation, Exit, ExitRule, Hold, HoldReason, RuleState
+from base.model.rules import Evaluation, Exit, ExitRule, Hold, HoldReason
 from base.risk.coverage import NOT_CHECKED, Coverage, PositionFacts, Protection, assess, summarize
-from base.risk.exit_rules import can_ever_exit, evaluate
+from base.risk.event_groups import TAKES_ALONG, companions, event_of, goes_along, was_held_at, why_along
+from base.risk.exit_rules import evaluate
+from base.risk.levels import can_ever_exit
 from base.risk.price_needs import MarketNeed, Refresh, decide_refresh
+from base.risk.rule_memory import HistoryRow, RuleMemory
 from base.store.portfolio import Portfolio
-from base.store.records import DecisionRecord, NoRecorder, Record, Recorder, RuleStateRecord
+from base.store.records import (
+    EpisodeRecord,
+    NoRecorder,
+    Recorder,
+    RuleStateRecord,
+)
 
 logger = logging.getLogger(__name__)
 
-HISTORY_MAX = 60
-"""Evaluations remembered a position for `explain`; equal ones in a row count as one."""
 ANNOUNCE_AFTER_S = 1.0
 REMIND_S = 300.0
 """An unprotected position is announced again this often."""
-SAME_ENTRY_TOLERANCE = Decimal("0.001")
-"""By which an entry price may differ for a position to be the one that the last run remembered."""
 TRIGGERS_TOGETHER_MAX = 64
 """So many exits of one pass are handed over together; the first must not wait for a long sweep to end."""
 
@@ -60,30 +63,6 @@ class CheckerSettings:
     floor: Decimal
 
 
-@dataclass(slots=True)
-class HistoryRow:
-    """One evaluation, and how many equal ones followed it."""
-
-    evaluation: Evaluation
-    repeats: int = 1
-
-
-@dataclass(slots=True)
-class _Record:
-    """What the checker remembers of one position."""
-
-    epoch: int
-    state: RuleState
-    rule: ExitRule
-    history: deque[HistoryRow]
-    evaluation: Evaluation | None = None
-    checked_at: float | None = None
-    hold_since: float | None = None
-    error: str = ""
-    written: tuple[Decimal | None, bool, Decimal] | None = None
-    """What the journal was last given: best exit value, break-even, entry price."""
-
-
 @dataclass(frozen=True, slots=True)
 class CheckedPosition:
     """One position with its market, last evaluation and protection, for display and coverage."""
@@ -99,7 +78,9 @@ class CheckedPosition:
 class StopLossChecker:
     """The thread `stop-loss`. `rule_of` gives the rule in force for a ticker; `request_prices` asks for a
     REST read and returns at once; `swept` is told after each sweep; `recorder` keeps what the rules
-    remember and each new verdict; `rule_states` is what a run before this one remembered."""
+    remember and each new verdict; `rule_states` is what a run before this one remembered, `resumed` the
+    exits that it left open; `halted` says that the kill switch is on; `others_quote` takes our own resting
+    orders out of a quote."""
 
     def __init__(
         self,
@@ -114,6 +95,9 @@ class StopLossChecker:
         clock: Clock,
         recorder: Recorder | None = None,
         rule_states: Iterable[RuleStateRecord] = (),
+        resumed: Iterable[EpisodeRecord] = (),
+        halted: Callable[[], bool] = lambda: False,
+        others_quote: Callable[[Position, Quote], Quote] = lambda position, quote: quote,
     ) -> None:
         self._settings = settings
         self._cache = cache
@@ -124,8 +108,13 @@ class StopLossChecker:
         self._request_prices = request_prices
         self._swept = swept
         self._clock = clock
-        self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
-        self._remembered = {r.ticker: r for r in rule_states}  # owned by the checker thread; each used once
+        self._memory = RuleMemory(recorder if recorder is not None else NoRecorder(), rule_states)
+        # The run before may have ended between such an exit and the marks of its companions.
+        self._left_before = tuple(r for r in resumed if r.reason in TAKES_ALONG)
+        self._halted = halted
+        self._others_quote = others_quote
+        # Owned by the checker thread: why positions go along, with their epoch, until they are looked at.
+        self._marks: dict[str, tuple[int, str]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._triggered: list[ExitOrder] = []  # owned by the checker thread: the exits of this pass
@@ -136,7 +125,6 @@ class StopLossChecker:
         self._unprotected_since: dict[str, float] = {}
         self._announced_totals: tuple[int, int] | None = None
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
-        self._records: dict[str, _Record] = {}
         self._last_sweep_at: float | None = None
         self._sweep_wanted = False
 
@@ -199,6 +187,7 @@ class StopLossChecker:
             position = self._portfolio.get(ticker)
             if position is not None:
                 self._check(position, self._feed.is_confirmed(ticker))
+                self._hand_over_many()
         self._hand_over()
         if self._announced_totals is not None and self._announced_totals[0] < self._announced_totals[1]:
             self._announce()  # good news need not wait for the sweep
@@ -209,11 +198,11 @@ class StopLossChecker:
         positions = self._portfolio.positions()
         for ticker, position in positions.items():
             self._check(position, feed.is_live and ticker in feed.confirmed)
+            self._hand_over_many()
         self._hand_over()
         now = self._clock.monotonic()
+        self._memory.keep_only(positions)
         with self._lock:
-            for gone in [t for t in self._records if t not in positions]:
-                del self._records[gone]
             self._last_sweep_at = now
         refresh = decide_refresh(self._needs(feed), feed_is_live=feed.is_live)
         if refresh is not None:
@@ -235,6 +224,7 @@ class StopLossChecker:
                     age_s=entry.age_s(now) if entry is not None else None,
                     stale_after_s=self._settings.stale_after_s,
                     is_confirmed=feed.is_live and ticker in feed.confirmed,
+                    is_held=self._portfolio.get(ticker) is not None,
                 )
             )
         return needs
@@ -243,10 +233,8 @@ class StopLossChecker:
         ticker = position.ticker
         try:
             self._look_at(position, is_confirmed)
-        except Exception as exc:  # safety net: the other positions must still be looked at
-            with self._lock:
-                if ticker in self._records:
-                    self._records[ticker].error = f"{type(exc).__name__}: {exc}"
+        except Exception:  # safety net: the other positions must still be looked at
+            self._memory.note_failure(ticker)
             held_back = self._reminders.allow(f"check_failed {ticker}", self._clock.monotonic())
             if held_back is not None:
                 logger.exception("event=check_failed ticker=%s also_since_last=%s", ticker, held_back)
@@ -266,15 +254,70 @@ class StopLossChecker:
                     floor=max(self._settings.floor, rule.hold_below_price or Decimal(0)),
                 )
             )
-            if len(self._triggered) >= TRIGGERS_TOGETHER_MAX:
-                self._hand_over()
         self._desk.poke(ticker)
+
+    def _hand_over_many(self) -> None:
+        if len(self._triggered) >= TRIGGERS_TOGETHER_MAX:
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """Give the exits of this pass to the desk together: the largest expected loss is served first."""
+        self._take_events_along()
         triggered, self._triggered = self._triggered, []
         if triggered:
             self._desk.trigger_all(triggered)
+
+    def _take_events_along(self) -> None:
+        """Mark the companions of what is about to be left, and look at them now.
+
+        Marked before the exit begins: what is handed to the journal first is on disk first, so no exit that
+        a kill leaves behind has lost its companions.
+        """
+        asked: set[str] = set()
+        for order in self._triggered:  # companions that leave are appended, and each asks once
+            if order.ticker in asked or order.reason not in TAKES_ALONG or not self._begins(order.ticker):
+                continue
+            asked.add(order.ticker)
+            why = why_along(order.ticker, order.reason)
+            positions = self._portfolio.positions()
+            for ticker in companions(self._market(order.ticker), map(self._market, positions)):
+                if self._may_go_along(ticker):
+                    log_event(logger, logging.WARNING, "event_group", ticker=ticker, why=why)
+                    self._marks[ticker] = (self._portfolio.epoch(ticker), why)
+                    self._check(positions[ticker], self._feed.is_confirmed(ticker))
+
+    def _begins(self, ticker: str) -> bool:
+        """Whether the desk will begin an exit here; one that is under way has taken its event along."""
+        is_held = self._portfolio.get(ticker) is not None
+        return is_held and self._desk.takes_exits and not self._desk.is_active(ticker)
+
+    def _may_go_along(self, ticker: str) -> bool:
+        """Whether it is to be marked now: by its own rule, and not marked already."""
+        if self._memory.is_marked(ticker, self._portfolio.epoch(ticker)):
+            return False
+        try:
+            return goes_along(self._rule_of(ticker))
+        except Exception:  # safety net: its companions must still be asked; its own check says what is wrong
+            logger.exception("event=event_group_failed ticker=%s", ticker)
+            return False
+
+    def _market(self, ticker: str) -> Market:
+        entry = self._cache.get(ticker)
+        return entry.market if entry is not None else Market(ticker)
+
+    def _mark(self, position: Position, epoch: int, rule: ExitRule) -> str:
+        """Why this position is to go along with another one of its event, "" when it is not."""
+        marked_epoch, why = self._marks.pop(position.ticker, (epoch, ""))
+        if why and marked_epoch == epoch:
+            return why
+        if not self._left_before or not goes_along(rule):
+            return ""
+        event = event_of(self._market(position.ticker))
+        for left in self._left_before:
+            is_companion = left.ticker != position.ticker and event_of(self._market(left.ticker)) == event
+            if is_companion and was_held_at(position, left.opened_at):
+                return why_along(left.ticker, left.reason)
+        return ""
 
     def _evaluate(self, position: Position, is_confirmed: bool) -> Evaluation:
         ticker = position.ticker
@@ -282,15 +325,14 @@ class StopLossChecker:
         rule = self._rule_of(ticker)
         now = self._clock.monotonic()
         epoch = self._portfolio.epoch(ticker)
-        with self._lock:
-            record = self._records.get(ticker)
-            if record is None or record.epoch != epoch:
-                record = _Record(epoch, self._first_state(position), rule, deque(maxlen=HISTORY_MAX))
-                self._records[ticker] = record
-            state = record.state
+        state = self._memory.state_of(position, epoch)
+        if not state.leave_with and (why := self._mark(position, epoch, rule)):
+            state = replace(state, leave_with=why)
+            self._memory.keep_state(ticker, state)  # though the evaluation should fail
+        quote = entry.quote if entry is not None else None
         evaluation = evaluate(
             position,
-            entry.quote if entry is not None else None,
+            None if quote is None else self._others_quote(position, quote),
             entry.market if entry is not None else Market(ticker),
             rule,
             state,
@@ -300,88 +342,8 @@ class StopLossChecker:
             price_age_s=entry.age_s(now) if entry is not None else None,
             no_price_reason=self._why_unusable(entry, is_confirmed, now),
         )
-        with self._lock:
-            previous = record.evaluation
-            record.state = evaluation.state
-            record.rule = rule
-            record.checked_at = now
-            record.error = ""
-            if previous is None or _why(previous) != _why(evaluation):
-                record.hold_since = now
-            record.evaluation = evaluation
-            last = record.history[-1] if record.history else None
-            if last is not None and _is_alike(last.evaluation, evaluation):
-                last.repeats += 1
-            else:
-                record.history.append(HistoryRow(evaluation))
-        self._write_down(position, record, previous, evaluation)
+        self._memory.note(position, evaluation, now)
         return evaluation
-
-    def _first_state(self, position: Position) -> RuleState:
-        """What the rules start with: what the last run remembered, if it is of this very position.
-
-        A position opened anew must not inherit the high-water mark of the one before.
-        """
-        remembered = self._remembered.pop(position.ticker, None)
-        if remembered is None:
-            return RuleState()
-        is_same_side = remembered.outcome_side is position.outcome_side
-        if not is_same_side or abs(remembered.entry_price - position.entry_price) > SAME_ENTRY_TOLERANCE:
-            log_event(
-                logger,
-                logging.WARNING,
-                "rule_state_dropped",
-                ticker=position.ticker,
-                why="traded while nobody watched: trailing and break-even start afresh",
-                remembered_entry=remembered.entry_price,
-                entry=position.entry_price,
-            )
-            return RuleState()
-        log_event(
-            logger,
-            logging.INFO,
-            "rule_state_taken_up",
-            ticker=position.ticker,
-            best_exit_value=remembered.best_exit_value,
-            break_even_armed=remembered.break_even_armed,
-        )
-        return RuleState(
-            best_exit_value=remembered.best_exit_value, break_even_armed=remembered.break_even_armed
-        )
-
-    def _write_down(
-        self, position: Position, record: _Record, previous: Evaluation | None, evaluation: Evaluation
-    ) -> None:
-        """Hand the journal what has changed: what the rules remember, and the verdict."""
-        records: list[Record] = []
-        state = evaluation.state
-        memory = (state.best_exit_value, state.break_even_armed, position.entry_price)
-        if memory != record.written:
-            record.written = memory
-            records.append(
-                RuleStateRecord(
-                    position.ticker,
-                    position.outcome_side,
-                    position.entry_price,
-                    state.best_exit_value,
-                    state.break_even_armed,
-                    evaluation.at,
-                )
-            )
-        if previous is None or _why(previous) != _why(evaluation):
-            decision = evaluation.decision
-            records.append(
-                DecisionRecord(
-                    evaluation.at,
-                    position.ticker,
-                    "exit" if isinstance(decision, Exit) else "hold",
-                    decision.reason.value if isinstance(decision, Exit) else decision.why.value,
-                    evaluation.exit_value,
-                    decision.detail,
-                )
-            )
-        if records:
-            self._recorder.write(records)
 
     def _why_unusable(self, entry: PriceEntry | None, is_confirmed: bool, now: float) -> HoldReason | None:
         """Why the cached quote may not be acted on, None when it may."""
@@ -405,9 +367,7 @@ class StopLossChecker:
 
     def history(self, ticker: str) -> list[HistoryRow] | None:
         """The last evaluations of one position, oldest first; None when it is not held."""
-        with self._lock:
-            record = self._records.get(ticker)
-            return None if record is None else [HistoryRow(r.evaluation, r.repeats) for r in record.history]
+        return self._memory.history(ticker)
 
     def _assess_guarded(self, position: Position, feed: FeedStatus) -> CheckedPosition:
         try:
@@ -432,25 +392,24 @@ class StopLossChecker:
         market = entry.market if entry is not None else Market(ticker)
         quote = entry.quote if entry is not None else None
         rule = self._rule_of(ticker)
-        with self._lock:
-            record = self._records.get(ticker)
-            evaluation = record.evaluation if record is not None else None
-            checked_at = record.checked_at if record is not None and not record.error else None
-            hold_since = record.hold_since if record is not None else None
+        last = self._memory.last_look(ticker)
+        evaluation = last.evaluation
         hold = evaluation.decision if evaluation is not None else None
         facts = PositionFacts(
             ticker=ticker,
             market_status=market.status_at(wall),
             is_armed=can_ever_exit(position, rule),
             is_by_choice=not rule.protect,
-            checked_age_s=None if checked_at is None else now - checked_at,
+            checked_age_s=None if last.checked_at is None else now - last.checked_at,
             sweep_interval_s=self._settings.interval_s,
             hold_reason=hold.why if isinstance(hold, Hold) else None,
-            hold_age_s=None if hold_since is None else now - hold_since,
+            hold_age_s=None if last.hold_since is None else now - last.hold_since,
             price_source=quote.source if quote is not None else None,
             price_age_s=entry.age_s(now) if entry is not None else None,
             is_streamed=feed.is_live and ticker in feed.confirmed,
             stale_after_s=self._settings.stale_after_s,
+            is_hedged=rule.hedged,
+            is_halted=self._halted(),
         )
         return CheckedPosition(
             position=position,
@@ -487,17 +446,3 @@ class StopLossChecker:
             del self._unprotected[ticker]
             if self._portfolio.get(ticker) is not None:
                 log_event(logger, logging.INFO, "protected", ticker=ticker)
-
-
-def _why(evaluation: Evaluation) -> str:
-    decision = evaluation.decision
-    return decision.why.value if isinstance(decision, Hold) else decision.reason.value
-
-
-def _is_alike(one: Evaluation, other: Evaluation) -> bool:
-    return (
-        _why(one) == _why(other)
-        and one.exit_value == other.exit_value
-        and one.stop_price == other.stop_price
-        and one.price_source == other.price_source
-    )

@@ -34,12 +34,16 @@ class StateInputs:
     journal_ok: bool = True
     """The write-ahead record can be written. Exits go on from memory without it, entries do not."""
     daily_loss_hit: bool = False
-    """Today's realized loss has reached the limit; clears on the next trading day."""
+    """Today's realized loss has reached the limit; the caller keeps it until the next trading day, whatever
+    is won back meanwhile."""
+    exposure_hit: bool = False
+    """What is held has cost as much as the limit allows, or more."""
     service_died: bool = False
     """A thread ended that should not have. Recovery is a new start, so the caller never clears this."""
     entries_blocked: bool = False
     """`flatten` has left its mark: the user wants nothing opened until it is removed."""
     kill_switch: bool = False
+    """Nothing is sent, exits neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,14 @@ def next_state(previous: TradingState, inputs: StateInputs) -> StateChange:
     reasons = [
         text
         for applies, text in (
-            (inputs.kill_switch, "the kill switch is on: nothing is sent until it is off"),
+            (
+                inputs.kill_switch,
+                "the kill switch is on: nothing is sent, exits neither, until STATE_DIR/halted is removed",
+            ),
             (not inputs.reconciled_once, "positions have not been compared with the exchange yet"),
             (not inputs.journal_ok, "the journal cannot be written: free disk space or fix its permissions"),
             (inputs.daily_loss_hit, "today's loss limit is reached: entries resume on the next trading day"),
+            (inputs.exposure_hit, "MAX_TOTAL_EXPOSURE_DOLLARS is reached: entries resume when less is held"),
             (inputs.entries_blocked, "flatten has blocked entries: remove the mark that it named"),
             (inputs.service_died, "a thread has died: the daemon has to be started again"),
         )

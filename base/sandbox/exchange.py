@@ -118,9 +118,19 @@ class Exchange:
         self._tell(market, LifecycleEvent.CLOSE_DATE_UPDATED, now)
 
     def fix_result(self, ticker: str, result: OutcomeSide) -> None:
-        """Decide a market's result before its close."""
+        """Decide a market's result before its close; where it excludes others, they end NO."""
         market = self.market(ticker)
         market.spec = replace(market.spec, result=result)
+        if result is OutcomeSide.YES:
+            for rival in self.rivals(ticker):
+                rival.spec = replace(rival.spec, result=OutcomeSide.NO)
+
+    def rivals(self, ticker: str) -> list[SandboxMarket]:
+        """The markets that cannot end YES when this one does."""
+        spec = self.market(ticker).spec
+        if not spec.is_exclusive:
+            return []
+        return [m for m in self.markets.values() if m.spec.event == spec.event and m.ticker != ticker]
 
     def advance(self, now: float) -> None:
         """Do everything whose time has come: openings, closes, results, payments, expiries, tickers."""
@@ -174,7 +184,17 @@ class Exchange:
         market.clock += 1
         self.sink(SnapshotDue(ticker))
 
+    def _decide_event(self, market: SandboxMarket) -> None:
+        """Let the dearest market of an event end YES, unless it is known already which one does."""
+        rivals = self.rivals(market.ticker)
+        if not rivals or market.spec.result is not None:
+            return
+        open_ones = [m for m in (market, *rivals) if m.spec.result is None]
+        winner = max(open_ones, key=lambda m: (m.last_real_price, m.ticker))
+        self.fix_result(winner.ticker, OutcomeSide.YES)
+
     def _determine(self, market: SandboxMarket, now: float) -> None:
+        self._decide_event(market)
         fallback = OutcomeSide.YES if market.last_real_price >= Decimal("0.5") else OutcomeSide.NO
         market.result = market.spec.result or fallback
         market.status = MarketStatus.DETERMINED

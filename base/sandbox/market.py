@@ -50,6 +50,8 @@ class MarketSpec:
     """Seconds from the result to the payment."""
     result: OutcomeSide | None = None
     """The result, when it is fixed beforehand; otherwise the last real price decides."""
+    is_exclusive: bool = False
+    """At most one market of its event ends YES."""
 
     @property
     def event(self) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from base.model.market import BookSide, MarketStatus, PriceGrid
+from base.model.market import BookSide, MarketStatus, OutcomeSide, PriceGrid
 from base.sandbox.exchange import Exchange
 from base.sandbox.fixed_point import CENT, ONE, ZERO
-from base.sandbox.scenario import MarketPlan, QuoteMode
+from base.sandbox.scenario import EventPlan, MarketPlan, QuoteMode
 
 DEPTH = 5  # levels a side
 WALK_GAP_S_MEAN = 0.6
@@ -41,6 +41,16 @@ class _Quoter:
     is_manual: bool = False
 
 
+@dataclass(slots=True)
+class _Crowd:
+    """The participants of one mutually exclusive event, who now and then sell a set too cheaply."""
+
+    plan: EventPlan
+    tickers: list[str]
+    next_at: float
+    is_cheap: bool = False
+
+
 class Participants:
     """Owned by the exchange's thread."""
 
@@ -48,14 +58,23 @@ class Participants:
         self._exchange = exchange
         self._rng = rng
         self._quoters: dict[str, _Quoter] = {}
+        self._crowds: list[_Crowd] = []
 
     def join(self, plan: MarketPlan, now: float) -> None:
         """Start quoting a market."""
-        quoter = _Quoter(plan, now, now + self._rng.uniform(0.0, 0.9), plan.bid, plan.ask)
+        # What only its event moves takes nothing from the seed's sequence: all else moves as without it.
+        is_moved_by_event = plan.is_exclusive and plan.mode is QuoteMode.QUIET
+        first_s = 0.0 if is_moved_by_event else self._rng.uniform(0.0, 0.9)
+        quoter = _Quoter(plan, now, now + first_s, plan.bid, plan.ask)
         if plan.mode is QuoteMode.SCRIPT:
             quoter.next_at = now + plan.script[0].at_s
         self._quoters[plan.ticker] = quoter
         self._quote(quoter, plan.bid, plan.ask, plan.size, now)
+
+    def join_event(self, plan: EventPlan, tickers: list[str], now: float) -> None:
+        """Quote a set of these markets cheaply as often as the event's plan says."""
+        if plan.cheap_every_s > 0:
+            self._crowds.append(_Crowd(plan, tickers, now + plan.cheap_every_s))
 
     def leave(self, ticker: str) -> None:
         """Stop moving a market's quote: somebody sets it by hand from now on."""
@@ -64,8 +83,14 @@ class Participants:
 
     def step(self, now: float) -> None:
         """Move every quote whose time has come."""
+        frozen: set[str] = set()
+        for crowd in self._crowds:
+            self._step_crowd(crowd, now)
+            frozen.update(crowd.tickers if crowd.is_cheap else ())
         for ticker, quoter in self._quoters.items():
             if quoter.is_manual or now < quoter.next_at or quoter.plan.mode is QuoteMode.QUIET:
+                continue
+            if ticker in frozen:
                 continue
             if self._exchange.markets[ticker].status is not MarketStatus.ACTIVE:
                 continue
@@ -76,6 +101,22 @@ class Participants:
                     self._tick(quoter, now)
                 case _:
                     self._walk(quoter, now)
+
+    def _step_crowd(self, crowd: _Crowd, now: float) -> None:
+        quoters = [self._quoters[ticker] for ticker in crowd.tickers]
+        can_move = all(
+            not q.is_manual and self._exchange.markets[q.plan.ticker].status is MarketStatus.ACTIVE
+            for q in quoters
+        )
+        if not can_move or now < crowd.next_at:
+            return
+        crowd.is_cheap = not crowd.is_cheap
+        crowd.next_at = now + (crowd.plan.cheap_for_s if crowd.is_cheap else crowd.plan.cheap_every_s)
+        prices = [(q.bid, q.ask) for q in quoters]
+        if crowd.is_cheap:
+            prices = cheap_set(prices, crowd.plan.cheap_by, crowd.plan.cheap_side)
+        for quoter, (bid, ask) in zip(quoters, prices, strict=True):
+            self._quote(quoter, bid, ask, quoter.plan.size, now, keep=False)
 
     def _follow_script(self, quoter: _Quoter, now: float) -> None:
         script = quoter.plan.script
@@ -150,6 +191,27 @@ class Participants:
         self._exchange.set_quotes(
             quoter.plan.ticker, *ladders(grid, bid, ask, size, size, quoter.plan.size), now
         )
+
+
+def cheap_set(
+    prices: list[tuple[Decimal, Decimal]], by: Decimal, side: OutcomeSide
+) -> list[tuple[Decimal, Decimal]]:
+    """Bids and asks moved by whole cents, evenly, until a set of `side` costs at least `by` dollars less
+    than it pays: n NO contracts pay n - 1 dollars, n YES contracts one."""
+    moved = list(prices)
+    for turn in range(100 * len(moved)):
+        of_no = sum((bid for bid, _ in moved), ZERO) - ONE
+        of_yes = ONE - sum((ask for _, ask in moved), ZERO)
+        if (of_no if side is OutcomeSide.NO else of_yes) >= by:
+            break
+        bid, ask = moved[turn % len(moved)]
+        if side is OutcomeSide.NO:
+            bid = min(bid + CENT, ONE - 2 * CENT)
+            moved[turn % len(moved)] = bid, max(ask, bid + CENT)
+        else:
+            ask = max(ask - CENT, 2 * CENT)
+            moved[turn % len(moved)] = min(bid, ask - CENT), ask
+    return moved
 
 
 def ladders(

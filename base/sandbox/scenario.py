@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
@@ -12,10 +12,11 @@ from pathlib import Path
 from base.errors import ConfigError
 from base.model.market import OutcomeSide
 from base.sandbox.fixed_point import ONE, ZERO
-from base.sandbox.market import GRIDS
+from base.sandbox.market import GRIDS, event_of
 from base.sandbox.rate_limit import TIERS
 
 BALANCE = Decimal("10000")
+CHEAP_BY = Decimal("0.10")
 CLOSE_AFTER_S = 6 * 3600.0
 FLEET_COUNT_MAX = 5_000
 
@@ -64,6 +65,24 @@ class MarketPlan:
     result: OutcomeSide | None = None
     position: HeldPosition | None = None
     exchange_index: int = 0
+    is_exclusive: bool = False
+    """At most one market of its event ends YES."""
+
+    @property
+    def event_ticker(self) -> str:
+        return self.event or event_of(self.ticker)
+
+
+@dataclass(frozen=True, slots=True)
+class EventPlan:
+    """A mutually exclusive event. Every `cheap_every_s` seconds (0: never) its participants quote a set of
+    `cheap_side` for `cheap_for_s` seconds at `cheap_by` dollars less than it pays, without fees."""
+
+    ticker: str
+    cheap_by: Decimal = CHEAP_BY
+    cheap_side: OutcomeSide = OutcomeSide.NO
+    cheap_every_s: float = 0.0
+    cheap_for_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +91,8 @@ class Scenario:
     balance: Decimal = BALANCE
     tier: str = "basic"
     """The account's rate limits."""
+    events: tuple[EventPlan, ...] = ()
+    """Those that are mutually exclusive."""
 
 
 def load_scenario(path: Path) -> Scenario:
@@ -90,7 +111,7 @@ def parse_scenario(text: str, name: str = "scenario") -> Scenario:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError([f"{name}: not TOML: {exc}"]) from exc
     reader = _Reader(name)
-    reader.check_keys(document, {"balance", "tier", "market", "fleet"}, "the top level")
+    reader.check_keys(document, {"balance", "tier", "market", "fleet", "event"}, "the top level")
     balance = reader.decimal(document, "balance", "the top level", BALANCE)
     tier = reader.choice(document, "tier", "the top level", list(TIERS), "basic")
     markets: list[MarketPlan] = []
@@ -105,15 +126,23 @@ def parse_scenario(text: str, name: str = "scenario") -> Scenario:
         if plan.ticker in seen:
             reader.fail(f"{plan.ticker}: named twice; every market needs its own ticker")
         seen.add(plan.ticker)
+    events: list[EventPlan] = []
+    for number, table in enumerate(reader.tables(document, "event"), start=1):
+        plan_of_event = _event(reader, table, f"event {number}", markets)
+        if plan_of_event is not None:
+            events.append(plan_of_event)
+    if len({event.ticker for event in events}) < len(events):
+        reader.fail("an event is named twice; every event needs one table")
     if reader.problems:
         raise ConfigError(reader.problems)
-    return Scenario(tuple(markets), balance, tier)
+    return Scenario(tuple(markets), balance, tier, tuple(events))
 
 
 _MARKET_KEYS = {
     "ticker", "event", "title", "bid", "ask", "size", "grid", "mode", "script", "close_after_s", "result",
     "position", "exchange_index",
 }  # fmt: skip
+_EVENT_KEYS = {"ticker", "result", "cheap_by", "cheap_side", "cheap_every_s", "cheap_for_s"}
 _FLEET_KEYS = {"count", "mode", "side", "prefix", "size", "position_count", "close_after_s"}
 
 
@@ -267,6 +296,38 @@ def _position(reader: _Reader, value: object, where: str) -> HeldPosition | None
     return HeldPosition(side, count, entry)
 
 
+def _event(
+    reader: _Reader, table: Mapping[str, object], where: str, markets: list[MarketPlan]
+) -> EventPlan | None:
+    """One mutually exclusive event; marks its markets in `markets` and decides them where it says so."""
+    reader.check_keys(table, _EVENT_KEYS, where)
+    ticker = reader.text(table, "ticker", where)
+    where = f"{where} ({ticker})"
+    own = [i for i, plan in enumerate(markets) if plan.event_ticker == ticker]
+    if len(own) < 2:
+        reader.fail(f"{where}: needs at least two markets of that event")
+        return None
+    names = [markets[i].ticker for i in own]
+    winner = reader.choice(table, "result", where, ["", "none", *names], "")
+    winners = {m for m in (winner,) if m in names}
+    winners |= {markets[i].ticker for i in own if markets[i].result is OutcomeSide.YES}
+    if len(winners) > 1 or (winners and winner == "none"):
+        reader.fail(f"{where}: at most one of its markets can end yes")
+    for i in own:
+        result = markets[i].result
+        if winners or winner == "none":
+            result = OutcomeSide.YES if markets[i].ticker in winners else OutcomeSide.NO
+        markets[i] = replace(markets[i], is_exclusive=True, result=result)
+    cheap_by = reader.price(table, "cheap_by", where, CHEAP_BY)
+    return EventPlan(
+        ticker,
+        cheap_by,
+        OutcomeSide(reader.choice(table, "cheap_side", where, ["yes", "no"], "no")),
+        reader.seconds(table, "cheap_every_s", where, 0.0),
+        reader.seconds(table, "cheap_for_s", where, 5.0),
+    )
+
+
 def _fleet(reader: _Reader, table: Mapping[str, object], where: str, number: int) -> list[MarketPlan]:
     """Many markets, each with a position whose entry is the bid of its side at the start."""
     reader.check_keys(table, _FLEET_KEYS, where)
@@ -369,6 +430,32 @@ ticker = "KXGDP-SANDBOX-T2.5"
 title = "Will GDP grow by more than 2.5% this quarter?"
 bid = "0.47"
 ask = "0.51"
+
+[[event]]    # at most one of its markets ends yes; every half minute NO of all of them is sold too cheaply
+ticker = "KXNOBELPEACE-SANDBOX"
+cheap_by = "0.12"
+cheap_every_s = 30
+cheap_for_s = 10
+
+[[market]]
+ticker = "KXNOBELPEACE-SANDBOX-A"
+title = "Who will win the Nobel Peace Prize?"
+bid = "0.44"
+ask = "0.46"
+
+[[market]]
+ticker = "KXNOBELPEACE-SANDBOX-B"
+title = "Who will win the Nobel Peace Prize?"
+bid = "0.30"
+ask = "0.32"
+size = "60"
+
+[[market]]
+ticker = "KXNOBELPEACE-SANDBOX-C"
+title = "Who will win the Nobel Peace Prize?"
+bid = "0.19"
+ask = "0.21"
+size = "40"
 """
 
 

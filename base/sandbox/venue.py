@@ -76,6 +76,9 @@ class Venue:
         now = clock.now()
         for plan in scenario.markets:
             self.open_market(plan, now)
+        for event in scenario.events:
+            tickers = [plan.ticker for plan in scenario.markets if plan.event_ticker == event.ticker]
+            self._participants.join_event(event, tickers, now)
 
     def open_market(self, plan: MarketPlan, now: float) -> None:
         """List a market of a scenario with its quotes and the account's position."""
@@ -87,6 +90,7 @@ class Venue:
             exchange_index=plan.exchange_index,
             open_time=now - 3600,
             result=plan.result,
+            is_exclusive=plan.is_exclusive,
         )
         self.exchange.add_market(spec, close_time=now + plan.close_after_s, now=now)
         self._participants.join(plan, now)
@@ -251,7 +255,7 @@ class Venue:
         if ticker not in self.exchange.markets:
             raise not_found()
         if body.get("result") is not None:
-            self.exchange.fix_result(ticker, _outcome(body, "result"))
+            self._fix_result(ticker, _outcome(body, "result"))
         if {"bid", "ask", "bid_size", "ask_size"} & set(body):
             self._set_quote(ticker, body, now)
         match body.get("status"):
@@ -271,6 +275,12 @@ class Venue:
                 raise BadControlRequest("close_in_s must be a number of seconds")
             self.exchange.set_close_time(ticker, now + close_in_s, now)
         self.exchange.advance(now)
+
+    def _fix_result(self, ticker: str, result: OutcomeSide) -> None:
+        paid = [m.ticker for m in self.exchange.rivals(ticker) if m.result is OutcomeSide.YES]
+        if paid and result is OutcomeSide.YES:
+            raise BadControlRequest(f"{paid[0]} has ended yes, and at most one market of its event can")
+        self.exchange.fix_result(ticker, result)
 
     def _set_quote(self, ticker: str, body: Mapping[str, object], now: float) -> None:
         market = self.exchange.market(ticker)

@@ -138,7 +138,7 @@ def event_json(event_ticker: str, markets: list[SandboxMarket], *, is_nested: bo
         "sub_title": "",
         "title": first.spec.title or event_ticker,
         "collateral_return_type": "",
-        "mutually_exclusive": False,
+        "mutually_exclusive": first.spec.is_exclusive,
         "category": "Sandbox",
         "settlement_sources": [],
         "exchange_index": first.spec.exchange_index,

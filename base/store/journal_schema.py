@@ -92,6 +92,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE rule_states ADD COLUMN leave_with TEXT NOT NULL DEFAULT '';
     ALTER TABLE positions ADD COLUMN strategy TEXT NOT NULL DEFAULT '';
+    ALTER TABLE orders ADD COLUMN strategy TEXT NOT NULL DEFAULT '';
+    ALTER TABLE ledgers ADD COLUMN zone TEXT NOT NULL DEFAULT 'UTC';
     CREATE TABLE results (
         id TEXT PRIMARY KEY NOT NULL, day TEXT NOT NULL, ticker TEXT NOT NULL, strategy TEXT NOT NULL,
         realized TEXT NOT NULL, fees TEXT NOT NULL, recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
@@ -110,7 +112,8 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE TABLE paper (
         ticker TEXT PRIMARY KEY NOT NULL, taken_off TEXT NOT NULL, opened TEXT NOT NULL,
-        entry_price TEXT NOT NULL, opened_at REAL, recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
+        entry_price TEXT NOT NULL, opened_at REAL, seen TEXT NOT NULL, seen_price TEXT NOT NULL,
+        recorded_at REAL NOT NULL, checksum INTEGER NOT NULL
     ) WITHOUT ROWID;
     """,
 )

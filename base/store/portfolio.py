@@ -19,16 +19,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from decimal import Decimal
 
 from base.clock import Clock
 from base.model.events import PositionUpdate
 from base.model.market import ZERO, BookSide, OutcomeSide
-from base.model.order import to_yes_leg
+from base.model.order import entry_book_side, to_yes_leg
 from base.model.position import Fill, Position
-from base.store.books import Books, Ledger, OrderCount, price_or_entry
+from base.store.books import Books, OrderCount, Owners, price_or_entry
+from base.store.day_results import Ledger
 from base.store.realized import Payout, Step
 from base.store.reconcile import (
     AGREEMENT_S,
@@ -54,6 +56,9 @@ TOLD_S_MAX = 5.0
 """So long after a `market_position` message the fills that led to it may still come."""
 REMEMBERED_MAX = 20_000
 """Trade, order and client order ids remembered; older ones are forgotten first."""
+SAME_ENTRY = Decimal("0.000001")
+"""A read tells an entry with six decimals: one known from fills that is the same to within this is the more
+exact one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,8 @@ class _Order:
 class Portfolio:
     """Positions by market ticker; thread-safe. Prices are dollars of the held side, counts contracts."""
 
-    def __init__(self, clock: Clock, recorder: Recorder | None = None) -> None:
+    def __init__(self, clock: Clock, recorder: Recorder | None = None, zone: tzinfo = UTC) -> None:
+        """`zone` says when the trading day begins."""
         self._clock = clock
         self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
@@ -123,12 +129,16 @@ class Portfolio:
         self._versions: dict[str, int] = {}  # grows with whatever a comparison must not overlook
         self._trades: OrderedDict[str, None] = OrderedDict()  # that the position knows of
         self._orders: OrderedDict[str, _Order] = OrderedDict()
-        self._books = Books()
+        self._books = Books(zone)
         self._sent: OrderedDict[str, None] = OrderedDict()  # client order ids of ours
         self._remembered: dict[str, PositionRecord] = {}  # held before a restart, not yet seen again
         self._gone_since: dict[str, float] = {}  # of those, what reads have not shown since then
         self._last_held: dict[str, PositionRecord] = {}  # the newest record of each that was held
         self._held_before: dict[str, PositionRecord] = {}  # when the last run ended
+        self._entry_fees: dict[str, Decimal] = {}  # of what is held, where its executions tell them
+        self._noted: OrderedDict[str, str] = OrderedDict()  # market -> strategy of its newest entry of ours
+        self._entering: set[str] = set()  # of those, where nothing has been held since that was left
+        self._unclaimed: set[str] = set()  # positions that appeared while nobody told which order opened them
         self._outbox: list[Record] = []
         self._is_handing_over = False
         self._is_loaded = False
@@ -211,15 +221,6 @@ class Portfolio:
             return None
         return last.entry_price if (last.outcome_side is OutcomeSide.YES) == (signed > 0) else None
 
-    def unbooked(self, fills: Iterable[Fill]) -> list[Fill]:
-        """Those of the fills whose money is not known by their trade ids."""
-        with self._lock:
-            return [fill for fill in fills if not self._books.is_booked(fill.trade_id)]
-
-    def is_booked(self, trade_id: str) -> bool:
-        with self._lock:
-            return self._books.is_booked(trade_id)
-
     def compared_state(self) -> dict[str, KnownMarket]:
         """What a comparison with a read needs, as it is at one moment."""
         with self._lock:
@@ -253,6 +254,9 @@ class Portfolio:
                 self._know_trade_locked(fill.trade_id)
             for attempt in remembered.attempts:
                 self._note_sent_locked(attempt.client_order_id)
+            for entry in remembered.entries:
+                self._note_sent_locked(entry.client_order_id)
+                self._note_entry_locked(entry.ticker, entry.strategy)
             for ticker, traded_at in _last_trades(remembered).items():
                 # A read that leaves at once may not show yet what was sold just before the restart.
                 age_s = max(0.0, self._clock.now() - traded_at)
@@ -260,6 +264,12 @@ class Portfolio:
                     self._changed_at[ticker] = self._clock.monotonic() - age_s
             held = {p.ticker: p for p in remembered.positions if p.count > 0}
             self._remembered, self._last_held, self._held_before = dict(held), dict(held), held
+
+    def note_entry(self, ticker: str, strategy: str) -> None:
+        """An entry of this strategy is about to leave, into a market where nothing is held or what is held
+        is the strategy's: what it opens is the strategy's, however that is learned."""
+        with self._lock:
+            self._note_entry_locked(ticker, strategy)
 
     def order_left(self, ticker: str, client_order_id: str) -> None:
         """An order is about to leave: until it is settled, reads say nothing about this ticker."""
@@ -286,8 +296,11 @@ class Portfolio:
         if fill.subaccount != 0 or fill.trade_id in self._trades:
             return None
         self._know_trade_locked(fill.trade_id)
+        if self._is_ours_locked(fill):
+            self._claim_locked(fill.ticker, fill.book_side, self._noted.get(fill.ticker, ""))
         if self._is_loaded:
-            self._books.book_fill(fill, self._positions.get(fill.ticker), self._clock.now())
+            opener = self._opener_locked(fill.ticker, self._is_ours_locked(fill))
+            self._books.book_fill(fill, self._positions.get(fill.ticker), self._clock.now(), opener)
         # Else nobody knows what it closes: it is found among the day's fills (`book_missed`).
         order = self._order_locked(fill.order_id)
         fresh = order.applied.add_fill(fill.count)
@@ -295,7 +308,15 @@ class Portfolio:
             # The order's answer told of it: its `post_position` may be a step on the way there.
             return None
         target = self._position_after_locked(fill, order, fresh)
-        return self._set_locked(fill.ticker, target, fill.yes_price, "fill", fill.exchange_index)
+        return self._set_locked(
+            fill.ticker,
+            target,
+            fill.yes_price,
+            "fill",
+            fill.exchange_index,
+            is_ours=self._is_ours_locked(fill),
+            fee_each=fill.fee / fill.count,
+        )
 
     def _position_after_locked(self, fill: Fill, order: _Order, fresh: Decimal) -> Decimal:
         """The signed count after a fill of which `fresh` contracts are news."""
@@ -346,15 +367,27 @@ class Portfolio:
         A `reduce_only` order never opens or flips a position, whatever was known of it before.
         """
         with self._lock:
+            if fill_count > 0 and not reduce_only:
+                self._claim_locked(ticker, book_side, self._noted.get(ticker, ""))
             before = self._positions.get(ticker)
-            self._books.book_answer(
-                order_id, ticker, before, book_side, fill_count, average_yes_price, fees, self._clock.now()
+            told_price = self._books.book_answer(
+                order_id,
+                ticker,
+                before,
+                book_side,
+                fill_count,
+                average_yes_price,
+                fees,
+                self._clock.now(),
+                ts_ms=ts_ms,
+                opener=self._owner_locked(ticker) if reduce_only else self._noted.get(ticker, ""),
             )
             order = self._order_locked(order_id)
             change = None
             fresh = order.applied.take_answer(fill_count)
             if fresh > 0:
-                price = price_or_entry(average_yes_price, before)
+                # The answer's average is of the whole order: what its fills have told is not news.
+                price = told_price if told_price is not None else price_or_entry(average_yes_price, before)
                 signed = before.signed_count if before is not None else ZERO
                 direction = 1 if book_side is BookSide.BID else -1
                 moved = max(ZERO, fresh - order.unseen)
@@ -362,7 +395,15 @@ class Portfolio:
                 if reduce_only:
                     moved = min(moved, max(ZERO, -direction * signed))
                 self._answer_ts_ms[ticker] = max(self._answer_ts_ms.get(ticker, 0), ts_ms)
-                change = self._set_locked(ticker, signed + direction * moved, price, "order", None)
+                change = self._set_locked(
+                    ticker,
+                    signed + direction * moved,
+                    price,
+                    "order",
+                    None,
+                    is_ours=True,
+                    fee_each=fees / fill_count,
+                )
         self._hand_over()
         return change
 
@@ -384,7 +425,8 @@ class Portfolio:
         cost `entry_price`. Its later fills, or another answer, book nothing twice.
         """
         with self._lock:
-            basis = Position(ticker, outcome_side, fill_count, entry_price)
+            owner = self._owner_locked(ticker)
+            basis = Position(ticker, outcome_side, fill_count, entry_price, strategy=owner)
             self._books.book_answer(
                 order_id, ticker, basis, book_side, fill_count, average_yes_price, fees, self._clock.now()
             )
@@ -401,9 +443,25 @@ class Portfolio:
         with `is_all` of all markets. Returns how many were news, None when that day is over.
         """
         with self._lock:
-            news = self._books.book_missed(day, steps, payouts, self._clock.now(), is_all=is_all)
+            for fill in (step.fill for step in steps):
+                self._claim_locked(fill.ticker, fill.book_side, self._books.strategy_of(fill.order_id))
+            tickers = {step.fill.ticker for step in steps} | {payout.ticker for payout in payouts}
+            owners = Owners(
+                {ticker: self._owner_locked(ticker) for ticker in tickers},
+                {ticker: self._opened_by_locked(ticker) for ticker in tickers},
+            )
+            news = self._books.book_missed(
+                day, steps, payouts, self._clock.now(), is_all=is_all, owners=owners
+            )
         self._hand_over()
         return news
+
+    def book_payout(self, payout: Payout) -> bool:
+        """Book what the end of a market paid; no position moves. False when it was booked before."""
+        with self._lock:
+            is_news = self._books.book_payout(payout, self._owner_locked(payout.ticker), self._clock.now())
+        self._hand_over()
+        return is_news
 
     def apply_update(self, update: PositionUpdate) -> Change | None:
         """Take in a `market_position` message that opens, grows or flips a position.
@@ -438,9 +496,8 @@ class Portfolio:
             return None
         price = abs(update.cost / update.count) if update.count else ZERO
         side = OutcomeSide.YES if update.count > 0 else OutcomeSide.NO
-        change = self._set_locked(
-            update.ticker, update.count, to_yes_leg(min(price, Decimal(1)), side), "market_position", None
-        )
+        yes_price = to_yes_leg(min(price, Decimal(1)), side)
+        change = self._set_locked(update.ticker, update.count, yes_price, "market_position", None)
         self._told[update.ticker] = _Told(held, update.count, self._clock.monotonic())
         if change is not None and change.after is not None and 0 < price < 1:
             # The message tells the cost of the whole position, not of what was added.
@@ -501,23 +558,38 @@ class Portfolio:
         self._missing_since.pop(ticker, None)
         if row is None:
             assert before is not None, "only what is held can be given up"
-            del self._positions[ticker]
-            self._record_position_locked(ticker, gone=before)
+            self._close_locked(before)
             is_settled = correction.kind is CorrectionKind.SETTLED
             return Change(ticker, before, None, "settled" if is_settled else "reconciled")
         if before is None or before.outcome_side is not row.outcome_side:
             self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
             # A read does not say since when; without a time no `exit_after_entry_s` would ever run out.
+            strategy = self._strategy_locked(ticker, row.outcome_side, None, is_read=True)
             since = self._held_since_locked(ticker, row.outcome_side, is_read=True)
-            row = replace(row, opened_at=row.opened_at if row.opened_at is not None else since)
+            opened_at = row.opened_at if row.opened_at is not None else since
+            row = replace(row, opened_at=opened_at, strategy=strategy)
+            self._entry_fees.pop(ticker, None)
         else:
-            row = replace(row, opened_at=before.opened_at)
+            row = self._continued_locked(before, row)
+        self._entering.discard(ticker)
         self._positions[ticker] = row
         if row != before:
             self._record_position_locked(ticker)
         if before is not None and before.signed_count == row.signed_count:
             return None
         return Change(ticker, before, row, "reconciled")
+
+    def _continued_locked(self, before: Position, row: Position) -> Position:
+        """What a read shows of a position that is known here, with what only is known here."""
+        row = replace(row, opened_at=before.opened_at, strategy=before.strategy)
+        if row.count != before.count:
+            self._entry_fees.pop(row.ticker, None)
+            return row
+        moved = row.entry_price - before.entry_price
+        if moved.is_finite() and abs(moved) <= SAME_ENTRY:
+            row = replace(row, entry_price=before.entry_price)
+        fees = self._entry_fees.get(row.ticker)
+        return row if fees is None else replace(row, fees_paid=fees)
 
     def _held_since_locked(self, ticker: str, side: OutcomeSide, *, is_read: bool) -> float:
         """Since when a position that appears now is held: since before a restart, if it was then."""
@@ -537,8 +609,18 @@ class Portfolio:
                 self._outbox.append(replace(record, count=ZERO))
 
     def _set_locked(
-        self, ticker: str, signed: Decimal, yes_price: Decimal, why: str, exchange_index: int | None
+        self,
+        ticker: str,
+        signed: Decimal,
+        yes_price: Decimal,
+        why: str,
+        exchange_index: int | None,
+        *,
+        is_ours: bool | None = None,
+        fee_each: Decimal | None = None,
     ) -> Change | None:
+        """Move a position; `is_ours` says whether an order of ours did, `fee_each` what a contract of it
+        cost in fees, both None where that is not told."""
         before = self._positions.get(ticker)
         self._changed_at[ticker] = self._clock.monotonic()
         self._missing_since.pop(ticker, None)
@@ -548,24 +630,104 @@ class Portfolio:
             return None
         if signed == 0:
             assert before is not None, "the counts differ"
-            del self._positions[ticker]
-            self._record_position_locked(ticker, gone=before)
+            self._close_locked(before)
             return Change(ticker, before, None, why)
         side = OutcomeSide.YES if signed > 0 else OutcomeSide.NO
         price = to_yes_leg(yes_price, side)
+        count = abs(signed)
         if before is None or before.outcome_side is not side:
             self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
+            strategy = self._strategy_locked(ticker, side, is_ours, is_read=False)
             since = self._held_since_locked(ticker, side, is_read=False)
-            after = Position(ticker, side, abs(signed), price, exchange_index, since)
-        elif abs(signed) > before.count:
-            added = abs(signed) - before.count
+            fees = self._take_fees_locked(ticker, ZERO, count, fee_each)
+            after = Position(ticker, side, count, price, exchange_index, since, fees or ZERO, strategy)
+            self._entering.discard(ticker)
+        elif count > before.count:
+            added = count - before.count
             cost = before.cost + added * price
-            after = replace(before, count=abs(signed), entry_price=cost / abs(signed))
+            fees = self._take_fees_locked(ticker, self._entry_fees.get(ticker), added, fee_each)
+            after = replace(before, count=count, entry_price=cost / count)
+            after = after if fees is None else replace(after, fees_paid=fees)
         else:
-            after = replace(before, count=abs(signed))
+            known = self._entry_fees.get(ticker)
+            kept = None if known is None else known * count / before.count
+            fees = self._take_fees_locked(ticker, kept, ZERO, ZERO)
+            after = replace(before, count=count)
+            after = after if fees is None else replace(after, fees_paid=fees)
         self._positions[ticker] = after
         self._record_position_locked(ticker)
         return Change(ticker, before, after, why)
+
+    def _take_fees_locked(
+        self, ticker: str, known: Decimal | None, added: Decimal, fee_each: Decimal | None
+    ) -> Decimal | None:
+        """Remember what entering a position has cost in fees; None where its executions do not tell."""
+        fees = None if known is None or fee_each is None else known + added * fee_each
+        if fees is None:
+            self._entry_fees.pop(ticker, None)
+        else:
+            self._entry_fees[ticker] = fees
+        return fees
+
+    def _close_locked(self, before: Position) -> None:
+        del self._positions[before.ticker]
+        self._entry_fees.pop(before.ticker, None)
+        self._entering.discard(before.ticker)
+        self._unclaimed.discard(before.ticker)
+        self._record_position_locked(before.ticker, gone=before)
+
+    # --- whose it is --------------------------------------------------------------------------------
+
+    def _note_entry_locked(self, ticker: str, strategy: str) -> None:
+        self._noted[ticker] = strategy
+        self._noted.move_to_end(ticker)
+        if len(self._noted) > REMEMBERED_MAX:
+            self._entering.discard(self._noted.popitem(last=False)[0])
+        self._entering.add(ticker)
+
+    def _is_ours_locked(self, fill: Fill) -> bool | None:
+        return fill.client_order_id in self._sent if fill.client_order_id else None
+
+    def _opener_locked(self, ticker: str, is_ours: bool | None) -> str:
+        """Whose is what is opened now by an order of ours, of somebody else, or (None) of nobody knows whom:
+        then it is that of the entry that is awaited, if one is."""
+        if is_ours is None:
+            is_ours = ticker in self._entering
+        return self._noted.get(ticker, "") if is_ours else ""
+
+    def _strategy_locked(self, ticker: str, side: OutcomeSide, is_ours: bool | None, *, is_read: bool) -> str:
+        """Whose a position is that appears now: whose it was before a restart, if it was held then."""
+        remembered = self._remembered.get(ticker)
+        if remembered is not None and remembered.outcome_side is side and (is_read or not self._is_loaded):
+            return remembered.strategy
+        strategy = self._opener_locked(ticker, is_ours)
+        if strategy or is_ours is not None:
+            self._unclaimed.discard(ticker)
+        else:
+            self._unclaimed.add(ticker)
+        return strategy
+
+    def _claim_locked(self, ticker: str, book_side: BookSide, strategy: str) -> None:
+        """An entry of this strategy has filled: a position of that side of which nobody knew is its."""
+        held = self._positions.get(ticker)
+        if held is None or not strategy or ticker not in self._unclaimed:
+            return
+        if book_side is entry_book_side(held.outcome_side):
+            self._positions[ticker] = replace(held, strategy=strategy)
+            self._unclaimed.discard(ticker)
+            self._record_position_locked(ticker)
+
+    def _opened_by_locked(self, ticker: str) -> str:
+        position = self._positions.get(ticker)
+        return position.strategy if position is not None else self._opener_locked(ticker, None)
+
+    def _owner_locked(self, ticker: str) -> str:
+        """Whose is what is held, or was held last."""
+        held = self._positions.get(ticker)
+        if held is not None:
+            return held.strategy
+        last = self._last_held.get(ticker)
+        return last.strategy if last is not None else ""
 
     # --- what is remembered -------------------------------------------------------------------------
 
@@ -595,7 +757,12 @@ class Portfolio:
         position = gone if gone is not None else self._positions[ticker]
         count = position.count if gone is None else ZERO
         record = PositionRecord(
-            ticker, position.outcome_side, count, position.entry_price, position.opened_at
+            ticker,
+            position.outcome_side,
+            count,
+            position.entry_price,
+            position.opened_at,
+            position.strategy,
         )
         self._outbox.append(record)
         if count:

@@ -50,6 +50,10 @@ class Payout:
     signed: Decimal
     cost: Decimal
     revenue: Decimal
+    fees_paid: Decimal | None = None
+    """What the exchange says that the market has cost in fees in all, its fills' fees included."""
+    fee: Decimal = ZERO
+    """What the end itself cost; see `settling_fee`."""
 
     @property
     def side(self) -> OutcomeSide:
@@ -110,6 +114,18 @@ def _average(before: Holding, fill: Fill) -> Decimal | None:
         return None
     held = abs(before.signed)
     return (held * before.entry + fill.count * price) / (held + fill.count)
+
+
+def settling_fee(payout: Payout, fills: Sequence[Fill]) -> Decimal:
+    """What of the fees of an ended market its fills do not tell, 0 unless these are all its fills.
+
+    The exchange gives one sum for trading and settling (`fee_cost`; recorded 2026-08-17: it is what the
+    purchases had cost, to the hundredth of a cent), and the fills' fees have been booked on their days.
+    """
+    count = sum((signed_count(fill) for fill in fills), ZERO)
+    if payout.fees_paid is None or not fills or count != payout.signed:
+        return ZERO
+    return max(ZERO, payout.fees_paid - sum((fill.fee for fill in fills), ZERO))
 
 
 def only_open(fills: Sequence[Fill], held: Decimal) -> bool:

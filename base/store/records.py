@@ -147,6 +147,8 @@ class OrderRecord:
     """YES-leg dollars of what has been booked."""
     fees: Decimal
     updated_at: float
+    strategy: str = ""
+    """Whose result it is."""
 
     @property
     def key(self) -> str:
@@ -178,6 +180,8 @@ class LedgerRecord:
     day: str
     realized: Decimal
     fees: Decimal
+    zone: str = "UTC"
+    """The time zone that the day is of."""
 
     @property
     def key(self) -> str:
@@ -248,13 +252,21 @@ class HedgeRecord:
 class PaperRecord:
     """What the paper account holds of one market beside the exchange's word: `taken_off` contracts of the
     exchange's position were sold here, and `opened` (above 0 is YES) are held only here, for
-    `entry_price` dollars of their side each."""
+    `entry_price` dollars of their side each.
+
+    The row without a ticker is its money: `entry_price` dollars that it has more than the exchange's
+    account, and `opened` is 1.
+    """
 
     ticker: str
     taken_off: Decimal
     opened: Decimal
     entry_price: Decimal
     opened_at: float | None
+    seen: Decimal = ZERO
+    """The exchange's position (above 0 is YES) of which `taken_off` was sold, as it was last seen."""
+    seen_price: Decimal = ZERO
+    """What a contract of it had cost."""
 
     @property
     def key(self) -> str:

@@ -56,7 +56,9 @@ class SetIntent:
     """Orders that make sense only together: bought one after the other, the scarcest first, each at once
     or not at all; if one does not fill, those before it are sold again.
 
-    While every leg is held in full, no stop leaves any of them: their values move against each other.
+    While every leg is held in full, no stop leaves any of them: their values move against each other. So
+    only what cannot lose is taken: the same count of one side in markets of one mutually exclusive event
+    (of YES in all of them) that costs no more than it pays at the least, and none of them held or busy.
     """
 
     legs: tuple[OrderIntent, ...]
@@ -130,7 +132,8 @@ class Strategy(Protocol):
     """See the module's text; `watches` is optional (see `Watching`)."""
 
     def decide(self, view: StrategyView) -> Iterable[Intent]:
-        """What to do now, most wanted first."""
+        """What to do now, most wanted first; all or nothing: where one of them is no intent, or the iterable
+        raises half-way, none is carried out."""
 
 
 @runtime_checkable

@@ -21,10 +21,13 @@ const REASONS = {
   crossed: "the book is crossed",
   no_rule: "no exit rule applies",
   by_choice: "by choice (protect = false)",
+  hedged: "part of a set that cannot lose",
+  halted: "the kill switch is on: nothing is sent",
   closed: "the market is closed",
   not_open: "the market has not opened",
   not_checked: "the checker has not passed it lately",
 };
+const NOT_COUNTED = ["by_choice", "hedged"];
 const TICKER = /^[\w.-]{1,128}$/;
 const SETTLING = ["closed", "determined", "disputed", "amended", "finalized"];
 
@@ -119,7 +122,7 @@ function toldCoverage(status) {
   const safe = coverage.protected;
   // Positions left unprotected by choice are listed, but neither counted nor alarming.
   const isListed = Array.isArray(coverage.unprotected);
-  const unprotected = isListed ? coverage.unprotected.filter((entry) => objectOf(entry).reason !== "by_choice") : [];
+  const unprotected = isListed ? coverage.unprotected.filter((entry) => !NOT_COUNTED.includes(objectOf(entry).reason)) : [];
   const list = rowsOf(unprotected).map((entry) => words(entry.ticker) + ": " + reasonWords(entry.reason));
   const healthy = objectOf(objectOf(status).health).ok === true;
   if (!isCount(open) || !isCount(safe) || safe > open || !isListed) {
@@ -150,7 +153,7 @@ function toldCoverage(status) {
 }
 
 function byChoice(status) {
-  const count = rowsOf(objectOf(status).positions).filter((row) => row.protected !== true && row.reason === "by_choice").length;
+  const count = rowsOf(objectOf(status).positions).filter((row) => row.protected !== true && NOT_COUNTED.includes(row.reason)).length;
   return count === 0 ? "" : plural(count, "more position") + " without protection by choice.";
 }
 
@@ -178,7 +181,7 @@ function feedBadge(status) {
 
 function protectionCell(row) {
   if (row.protected === true) return { text: "protected", className: "good-text" };
-  if (row.reason === "by_choice") return { text: reasonWords(row.reason), className: "muted-text" };
+  if (NOT_COUNTED.includes(row.reason)) return { text: reasonWords(row.reason), className: "muted-text" };
   if (SETTLING.includes(row.market_status)) return { text: "awaits settlement", className: "muted-text" };
   if (row.protected === false) return { text: "NOT PROTECTED: " + reasonWords(row.reason), className: "bad-text", alarm: true };
   return { text: "NOT KNOWN", className: "bad-text", alarm: true };

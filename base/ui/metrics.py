@@ -76,6 +76,7 @@ class _StatusCollector(Collector):
         yield from _threads(self._status)
         yield from _exits(self._status)
         yield from _price_ages(self._status)
+        yield from _money_by_strategy(self._status)
 
 
 def _plain_values(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -171,6 +172,27 @@ def _price_ages(status: Mapping[str, Any]) -> Iterator[Metric]:
             "Age of the oldest price among the positions that can still trade.",
             value=max(known),
         )
+
+
+_BY_STRATEGY = (
+    ("realized_today", "backstop_strategy_realized_pnl_today_dollars", "Realized profit or loss of today"),
+    ("unrealized", "backstop_strategy_unrealized_pnl_dollars", "Unrealized profit or loss at exit values"),
+    ("fees_today", "backstop_strategy_fees_today_dollars", "Fees paid today"),
+)
+
+
+def _money_by_strategy(status: Mapping[str, Any]) -> Iterator[Metric]:
+    groups = section(section(status, "pnl"), "by_strategy")
+    for field, name, help_text in _BY_STRATEGY:
+        family = GaugeMetricFamily(
+            name, f"{help_text}, by strategy (empty: opened elsewhere).", labels=["strategy"]
+        )
+        for strategy in sorted(groups):
+            value = _number(section(groups, strategy).get(field))
+            if value is not None:
+                family.add_metric([str(strategy)], value)
+        if family.samples:
+            yield family
 
 
 def _at(document: Mapping[str, Any], path: str) -> Any:

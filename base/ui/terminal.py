@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import tzinfo
 from typing import Any, TextIO, TypeGuard
 
 from rich.console import Console
@@ -12,11 +12,15 @@ from rich.text import Text
 
 from base.ui.document import awaits_settlement, items, section
 from base.ui.document import rows as rows_of
+from base.ui.timeline import Tone, span_text, tell_timeline
 
+NOT_COUNTED = ("by_choice", "hedged")
+"""Reasons of positions that no rule leaves on purpose: shown, neither counted nor alarming."""
 GOOD, BAD, WARN, QUIET = "bold green", "bold red", "bold yellow", "dim"
 UNKNOWN = "–"
 PIPE_WIDTH = 180
 """Columns when the output is no terminal: a file should keep whole rows."""
+_TONES = {Tone.PLAIN: "", Tone.QUIET: QUIET, Tone.STATE: "bold", Tone.ALARM: BAD}
 
 
 def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool) -> None:
@@ -24,7 +28,7 @@ def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool) -> N
     console = _console(file, color)
     console.print(_coverage_line(document))
     for entry in rows_of(section(document, "coverage").get("unprotected")):
-        style = QUIET if _is_by_choice(entry) else BAD
+        style = QUIET if _is_on_purpose(entry) else BAD
         console.print(_text(f"  {_plain(entry.get('ticker'))}: {_words(entry.get('reason'))}", style))
     health = section(document, "health")
     if health.get("ok") is not True:
@@ -38,37 +42,24 @@ def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool) -> N
     console.print(_threads_line(document))
     positions = rows_of(document.get("positions"))
     console.print(_positions_table(positions) if positions else _text("No positions listed."))
+    by_strategy = section(section(document, "pnl"), "by_strategy")
+    if len(by_strategy) > 1:
+        console.print(_strategies_table(by_strategy))
     exits = rows_of(document.get("exits"))
     if exits:
         console.print(_exits_table(exits))
 
 
-def print_explain(ticker: str, rows: list[dict[str, Any]], file: TextIO, *, color: bool) -> None:
-    """Print the evaluations of one position's rules in the order given."""
+def print_explain(
+    ticker: str, rows: list[dict[str, Any]], file: TextIO, *, color: bool, zone: tzinfo | None = None
+) -> None:
+    """Print the evaluations of one position's rules as a timeline, the newest last; `zone` None is local."""
     console = _console(file, color)
     if not rows:
         console.print(_text(f"No evaluations of {_plain(ticker)} yet.", WARN))
         return
-    table = _table(f"Evaluations of {_plain(ticker)} (UTC)", "Time", "Decision", "Why")
-    for heading in ("Exit value", "Size", "Age", "Stop", "Take-profit"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for heading in ("Source", "Detail"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        is_exit = row.get("decision") == "exit"
-        table.add_row(
-            _text(_time(row.get("at")) + _repeats(row.get("repeats"))),
-            _text(_plain(row.get("decision")), BAD if is_exit else ""),
-            _text(_words(row.get("why"))),
-            _text(_plain(row.get("exit_value"))),
-            _text(_plain(row.get("bid_size"))),
-            _text(_age(row.get("price_age_s"))),
-            _text(_plain(row.get("stop_price"))),
-            _text(_plain(row.get("take_profit_price"))),
-            _text(_plain(row.get("price_source"))),
-            _text(_plain(row.get("detail"), missing="")),
-        )
-    console.print(table)
+    for line in tell_timeline(ticker, rows, zone):
+        console.print(_text(_plain(line.text, missing=""), _TONES[line.tone]))
 
 
 def _coverage_line(document: Mapping[str, Any]) -> Text:
@@ -78,7 +69,7 @@ def _coverage_line(document: Mapping[str, Any]) -> Text:
     if not _is_count(open_count) or not _is_count(protected) or not isinstance(listed, list):
         return _text("COVERAGE NOT KNOWN: count on no position being protected", BAD)
     # Positions left unprotected by choice are listed, but neither counted nor alarming.
-    bare = [entry for entry in listed if not _is_by_choice(entry)]
+    bare = [entry for entry in listed if not _is_on_purpose(entry)]
     if protected < open_count or bare:
         count = max(open_count - protected, len(bare))
         return _text(f"COVERAGE: {count} of {open_count} open positions NOT PROTECTED", BAD)
@@ -90,8 +81,8 @@ def _coverage_line(document: Mapping[str, Any]) -> Text:
     return _text(f"COVERAGE: all {open_count} open positions protected", style)
 
 
-def _is_by_choice(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and entry.get("reason") == "by_choice"
+def _is_on_purpose(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and entry.get("reason") in NOT_COUNTED
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
@@ -108,7 +99,7 @@ def _banner(document: Mapping[str, Any]) -> Text:
         _text("  state "),
         _text(state, {"active": GOOD, "reducing": WARN}.get(state, BAD)),
         _text(f" ({_plain(why)})" if why and state != "active" else ""),
-        _text(f"  up {_age(document.get('uptime_s'))}  version {_plain(document.get('version'))}"),
+        _text(f"  up {span_text(document.get('uptime_s'))}  version {_plain(document.get('version'))}"),
     )
 
 
@@ -119,7 +110,8 @@ def _feed_line(document: Mapping[str, Any]) -> Text:
         _text("feed "),
         _text(state, GOOD if state == "live" else BAD),
         _text(
-            f" for {_age(feed.get('connected_for_s'))}, last frame {_age(feed.get('last_frame_age_s'))} ago, "
+            f" for {span_text(feed.get('connected_for_s'))}, "
+            f"last frame {span_text(feed.get('last_frame_age_s'))} ago, "
             f"{_plain(feed.get('markets_confirmed'))} of {_plain(feed.get('markets_required'))} "
             f"markets confirmed, reconnects {_plain(feed.get('reconnects'))}, "
             f"messages {_plain(feed.get('messages'))}"
@@ -150,7 +142,7 @@ def _threads_line(document: Mapping[str, Any]) -> Text:
     for name, thread in section(document, "threads").items():
         facts = thread if isinstance(thread, Mapping) else {}
         problem = "DEAD" if facts.get("alive") is False else "LATE " if facts.get("on_time") is False else ""
-        passed = "" if problem == "DEAD" else _age(facts.get("last_pass_age_s"))
+        passed = "" if problem == "DEAD" else span_text(facts.get("last_pass_age_s"))
         line.append_text(_text(f"  {_plain(name)} "))
         line.append_text(_text(problem + passed, BAD if problem else ""))
     return line
@@ -169,7 +161,7 @@ def _positions_table(positions: Sequence[Mapping[str, Any]]) -> Table:
             _text(_plain(row.get("count"))),
             _text(_plain(row.get("entry_price"))),
             _text(_plain(row.get("exit_value"))),
-            _text(_age(row.get("price_age_s"))),
+            _text(span_text(row.get("price_age_s"))),
             _text(_plain(row.get("stop_price"))),
             _text(_plain(row.get("take_profit_price"))),
             _text(_plain(row.get("unrealized_pnl"))),
@@ -189,11 +181,24 @@ def _source(row: Mapping[str, Any]) -> Text:
 def _protection(row: Mapping[str, Any]) -> Text:
     if row.get("protected") is True:
         return _text("protected", GOOD)
-    if _is_by_choice(row):
-        return _text("none, by choice", QUIET)
+    if _is_on_purpose(row):
+        return _text(f"none, {_words(row.get('reason'))}", QUIET)
     if awaits_settlement(row):
         return _text("awaits settlement", QUIET)
     return _text(f"NOT PROTECTED: {_words(row.get('reason'))}", BAD)
+
+
+def _strategies_table(by_strategy: Mapping[str, Any]) -> Table:
+    table = _table("P&L in dollars", "Strategy")
+    for heading in ("Realized today", "Unrealized", "Fees today"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for name in sorted(by_strategy):
+        row = section(by_strategy, name)
+        table.add_row(
+            _text(_plain(name, missing="(opened elsewhere)")),
+            *(_text(_plain(row.get(field))) for field in ("realized_today", "unrealized", "fees_today")),
+        )
+    return table
 
 
 def _exits_table(exits: Sequence[Mapping[str, Any]]) -> Table:
@@ -247,23 +252,3 @@ def _plain(value: Any, missing: str = UNKNOWN) -> str:
 
 def _words(value: Any) -> str:
     return _plain(value).replace("_", " ")
-
-
-def _age(seconds: Any) -> str:
-    if not isinstance(seconds, int | float):
-        return UNKNOWN
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h"
-
-
-def _time(at: Any) -> str:
-    if not isinstance(at, int | float):
-        return UNKNOWN
-    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S.%f")[:-3]
-
-
-def _repeats(repeats: Any) -> str:
-    return f" ×{repeats}" if isinstance(repeats, int) and repeats > 1 else ""

@@ -29,9 +29,9 @@ from base.kalshi.signing import load_signer
 from base.model.market import ZERO, BookSide, OutcomeSide
 from base.model.order import Order, OrderRequest, TimeInForce
 from base.model.position import Fill, Position
+from base.model.trading_day import trading_day
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
-from base.store.books import trading_day
 from base.store.portfolio import AGREEMENT_S, Portfolio
 from base.store.realized import Holding, Payout, replay
 from base.store.records import (
@@ -41,6 +41,7 @@ from base.store.records import (
     PositionRecord,
     Record,
     Remembered,
+    ResultRecord,
 )
 from tests.fakes.clock import FakeClock
 
@@ -88,6 +89,7 @@ class ListRecorder:
             orders=tuple(newest(OrderRecord).values()),  # type: ignore[arg-type]
             fills=tuple(newest(FillRecord).values()),  # type: ignore[arg-type]
             ledgers=tuple(newest(LedgerRecord).values()),  # type: ignore[arg-type]
+            results=tuple(newest(ResultRecord).values()),  # type: ignore[arg-type]
         )
 
 

@@ -19,6 +19,7 @@ from base.errors import (
     OrderOutcomeUnknown,
     OrderRejected,
     RateLimitedError,
+    RequestRejected,
     TransientError,
 )
 from base.execution.gateway import OrderSender
@@ -272,6 +273,92 @@ def test_reads_that_lag_show_nothing_and_say_so(bench: Bench) -> None:
     assert lookup.as_of == pytest.approx(since + 0.5, abs=1e-3)
 
 
+# --- entries that rest
+
+
+def entry_order(client_order_id: str, count: str = "10", price: str = "0.53") -> OrderRequest:
+    gtc = TimeInForce.GOOD_TILL_CANCELED
+    return OrderRequest(
+        YES, client_order_id, BookSide.BID, Decimal(count), Decimal(price), gtc, reduce_only=False
+    )
+
+
+def refused(ask: Any) -> None:
+    with pytest.raises(RequestRejected):
+        ask()
+
+
+def status_of(bench: Bench, client_order_id: str) -> tuple[OrderStatus, Decimal]:
+    found = bench.gateway.find_orders({client_order_id: YES}, bench.clock.now()).found[client_order_id]
+    return found.status, found.fill_count
+
+
+def test_an_entry_rests_is_moved_and_is_canceled(bench: Bench) -> None:
+    ack = bench.gateway.create_entry(entry_order("e"))
+    assert (ack.fill_count, ack.remaining_count) == (0, 10)
+    moved = bench.gateway.amend_entry(ack.order_id, entry_order("e", "8", "0.51"))
+    assert (moved.fill_count, moved.remaining_count) == (0, 8)
+    (listed,) = bench.rest.get_orders(status="resting")
+    assert (listed.price, listed.remaining_count, listed.client_order_id) == (Decimal("0.51"), 8, "e")
+    assert bench.gateway.cancel_entry(ack.order_id, YES) == 8
+    assert status_of(bench, "e") == (OrderStatus.CANCELED, 0)
+
+
+def test_an_amend_through_the_book_tells_that_it_filled(bench: Bench) -> None:
+    ack = bench.gateway.create_entry(entry_order("e"))
+    moved = bench.gateway.amend_entry(ack.order_id, entry_order("e", "10", "0.54"))
+    assert (moved.fill_count, moved.remaining_count, moved.average_fill_price) == (10, 0, Decimal("0.54"))
+    assert status_of(bench, "e") == (OrderStatus.EXECUTED, 10)
+
+
+@pytest.mark.parametrize("ended_by", ["canceled", "executed", "never there"])
+def test_a_404_does_not_tell_what_became_of_an_order(bench: Bench, ended_by: str) -> None:
+    ack = bench.gateway.create_entry(entry_order("e", price="0.54" if ended_by == "executed" else "0.53"))
+    if ended_by == "canceled":
+        bench.gateway.cancel_entry(ack.order_id, YES)
+    order_id = "unknown" if ended_by == "never there" else ack.order_id
+    for ask in (
+        lambda: bench.gateway.cancel_entry(order_id, YES),
+        lambda: bench.gateway.amend_entry(order_id, entry_order("e", "8")),
+    ):
+        with pytest.raises(RequestRejected) as refused:
+            ask()
+        assert (refused.value.status, refused.value.code) == (404, "not_found")
+
+
+@pytest.mark.parametrize("action", ["act_then_500", "act_then_reset"])
+def test_a_cancel_or_amend_without_an_answer_is_never_misreported(bench: Bench, action: str) -> None:
+    ack = bench.gateway.create_entry(entry_order("e"))
+    for method, path, ask in (
+        ("POST", f"{ORDERS}/{ack.order_id}/amend", lambda: bench.gateway.amend_entry(
+            ack.order_id, entry_order("e", "8")
+        )),
+        ("DELETE", f"{ORDERS}/{ack.order_id}", lambda: bench.gateway.cancel_entry(ack.order_id, YES)),
+    ):  # fmt: skip
+        bench.server.set_faults(calls=[{"method": method, "path": path, "action": action}])
+        with pytest.raises(OrderOutcomeUnknown):
+            ask()
+    bench.server.clear_faults()
+    assert status_of(bench, "e") == (OrderStatus.CANCELED, 0)
+
+
+def test_our_own_resting_order_never_stops_an_exit(bench: Bench) -> None:
+    """It is the best bid that the exit meets first: the exchange cancels it, and the exit sells below it."""
+    bench.gateway.create_entry(entry_order("e", "10", "0.53"))
+    ack = bench.sender.create_order(exit_order("x", "50"))
+    assert (ack.fill_count, ack.average_fill_price) == (50, Decimal("0.52"))
+    assert bench.held() == 0
+    assert status_of(bench, "e") == (OrderStatus.CANCELED, 0)
+
+
+def test_an_entry_gives_way_to_our_own_resting_order(bench: Bench) -> None:
+    bench.gateway.create_entry(entry_order("e", "10", "0.53"))
+    gtc = TimeInForce.GOOD_TILL_CANCELED
+    other = OrderRequest(YES, "o", BookSide.ASK, Decimal(5), Decimal("0.53"), gtc, reduce_only=False)
+    assert bench.gateway.create_entry(other).fill_count == 0
+    assert status_of(bench, "e") == (OrderStatus.RESTING, 0)
+
+
 BASE = "https://external-api.demo.kalshi.co/trade-api/v2"
 AS_OF = {"as_of_time": "2026-09-21T14:13:20Z"}
 
@@ -432,8 +519,17 @@ def test_an_exchange_that_is_down_still_says_so(bench: Bench, status: int) -> No
     [
         (Lane.EXIT, lambda gateway, now: gateway.trading_shards()),
         (Lane.RECONCILE, lambda gateway, now: gateway.find_orders({"a": YES}, now)),
+        (Lane.STRATEGY, lambda gateway, now: gateway.create_entry(entry_order("e"))),
+        (Lane.EXIT, lambda gateway, now: refused(lambda: gateway.cancel_entry("x", YES))),
+        (Lane.STRATEGY, lambda gateway, now: refused(lambda: gateway.amend_entry("x", entry_order("e")))),
     ],
-    ids=["the exchange's status with the exits", "look-ups behind the price reads"],
+    ids=[
+        "the exchange's status with the exits",
+        "look-ups behind the price reads",
+        "entries behind both",
+        "cancels with the exits",
+        "amends behind them",
+    ],
 )
 def test_each_question_has_its_lane(bench: Bench, lane: Lane, ask: Any) -> None:
     for other in Lane:

@@ -40,6 +40,7 @@ def test_a_bad_file_is_refused_whole_and_the_rules_in_force_stay(tmp_path: Path,
         path.write_text(text, encoding="utf-8")
     assert not rules.reload()
     assert rules.rule_of(TICKER).stop_loss_price == Decimal("0.40")
+    assert rules.refused
 
 
 def test_without_a_file_the_defaults_are_in_force() -> None:
@@ -51,3 +52,24 @@ def test_without_a_file_the_defaults_are_in_force() -> None:
 def test_a_bad_file_at_the_start_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         RulesInForce(tmp_path / "absent.toml", DEFAULTS)
+
+
+def test_a_file_with_one_good_table_and_one_bad_one_changes_nothing_and_names_every_problem(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "rules.toml"
+    write(path, "0.40")
+    rules = RulesInForce(path, DEFAULTS)
+    path.write_text(
+        '[[rule]]\nmatch = "KXHIGHNY-*"\nstop_loss_price = "0.30"\n'
+        '[[rule]]\nmatch = "KXBTC-*"\nstop_los_pct = 25\nmax_spread = 0.1\n',
+        encoding="utf-8",
+    )
+    assert not rules.reload()
+    assert rules.rule_of(TICKER).stop_loss_price == Decimal("0.40")
+    assert rules.rule_of("KXBTC-26NOV22-T1") == DEFAULTS
+    assert [problem.partition(": ")[0] for problem in rules.refused] == ["rules.toml:6", "rules.toml:7"]
+    write(path, "0.30")
+    assert rules.reload()
+    assert rules.refused == ()
+    assert rules.rule_of(TICKER).stop_loss_price == Decimal("0.30")

@@ -17,7 +17,7 @@ from base.model.position import Position
 from base.risk.limits import Limits
 from base.risk.trading_state import TradingState
 from base.store.portfolio import Portfolio
-from base.store.records import PositionRecord, Remembered
+from base.store.records import LedgerRecord, PositionRecord, Remembered
 from tests.fakes.clock import FakeClock
 
 LIMITS = Limits(Decimal(50), Decimal(200), Decimal(1_000), Decimal(100))
@@ -43,7 +43,11 @@ class Thread:
 
 
 class Rig:
-    def __init__(self, *threads: Thread, reload: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, *threads: Thread, reload: Callable[[], bool] = lambda: True, halted: bool = False
+    ) -> None:
+        self.halted = halted
+        self.judged = 0
         self.clock = FakeClock()
         self.portfolio = Portfolio(self.clock)
         self.stop = threading.Event()
@@ -64,7 +68,12 @@ class Rig:
             leave=lambda code: None,
             entries_blocked=lambda: self.blocked,
             journal_ok=lambda: self.is_journal_ok,
+            halted=lambda: self.halted,
+            rules_changed=self._judge,
         )
+
+    def _judge(self) -> None:
+        self.judged += 1
 
     def _enforce(self) -> None:
         self.looks += 1
@@ -105,6 +114,15 @@ def test_a_hangup_reloads_the_rules_and_goes_on() -> None:
     assert reloads == [1]
     assert not rig.stop.is_set()
     assert rig.looks == 1, "a signal does not cost the look at the feed"
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["the new rules hold", "the file is refused"])
+def test_new_rules_judge_every_position_at_once(is_taken: bool) -> None:
+    rig = Rig(reload=lambda: is_taken)
+    rig.tick(signal.SIGHUP)
+    assert rig.judged == int(is_taken)
+    rig.tick()
+    assert rig.judged == int(is_taken)
 
 
 # --- threads ----------------------------------------------------------------------------------------
@@ -245,6 +263,87 @@ def test_while_the_journal_cannot_be_written_nothing_is_opened() -> None:
     rig.is_journal_ok = True
     rig.tick()
     assert rig.state is TradingState.ACTIVE
+
+
+def test_a_loss_of_the_day_stays_a_loss_though_it_is_won_back() -> None:
+    rig = Rig()
+    held = Position(T, OutcomeSide.YES, Decimal(1_000), Decimal("0.50"))
+    rig.portfolio.apply_read({T: held}, rig.clock.monotonic())
+    sell(rig, "o1", "500", "0.29")
+    rig.tick()
+    assert rig.state is TradingState.REDUCING, "105 dollars are lost, the limit is 100"
+    sell(rig, "o2", "300", "0.90")
+    rig.tick()
+    ledger = rig.portfolio.ledger()
+    assert ledger.realized - ledger.fees > -LIMITS.max_daily_loss
+    assert rig.state is TradingState.REDUCING, "what was won back opens nothing anew today"
+    rig.clock.advance(86_400)
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
+
+
+def test_after_a_restart_the_ledger_alone_says_whether_the_day_is_lost() -> None:
+    rig = Rig()
+    day = rig.portfolio.ledger().day
+    rig.portfolio.restore(Remembered(ledgers=(LedgerRecord(day, Decimal(-95), Decimal(5)),)))
+    rig.portfolio.apply_read({}, rig.clock.monotonic())
+    rig.tick()
+    assert rig.state is TradingState.REDUCING
+
+
+def sell(rig: Rig, order: str, count: str, price: str) -> None:
+    rig.portfolio.apply_answer(
+        T, order, BookSide.ASK, Decimal(count), Decimal(price), Decimal(0), reduce_only=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "entry", "expected"),
+    [
+        pytest.param("1999.98", "0.50", TradingState.ACTIVE, id="a cent less than the limit"),
+        pytest.param("2000", "0.50", TradingState.REDUCING, id="at the limit"),
+        pytest.param("3000", "0.50", TradingState.REDUCING, id="above it"),
+        pytest.param("1", "NaN", TradingState.REDUCING, id="a cost that is not known"),
+    ],
+)
+def test_what_is_held_may_cost_less_than_the_limit_of_total_exposure(
+    count: str, entry: str, expected: TradingState
+) -> None:
+    rig = Rig()
+    held = Position(T, OutcomeSide.YES, Decimal(count), Decimal(entry))
+    rig.portfolio.apply_read({T: held}, rig.clock.monotonic())
+    rig.tick()
+    assert rig.state is expected
+
+
+def test_entries_come_back_when_less_is_held() -> None:
+    rig = Rig()
+    held = Position(T, OutcomeSide.YES, Decimal(2_000), Decimal("0.50"))
+    rig.portfolio.apply_read({T: held}, rig.clock.monotonic())
+    rig.tick()
+    assert rig.state is TradingState.REDUCING
+    assert "MAX_TOTAL_EXPOSURE_DOLLARS" in rig.supervisor.trading_state()[1]
+    sell(rig, "o1", "1", "0.50")
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
+
+
+def test_the_kill_switch_halts_and_its_end_brings_the_state_back() -> None:
+    rig = Rig()
+    rig.portfolio.apply_read({}, rig.clock.monotonic())
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
+    rig.halted = True
+    rig.tick()
+    assert rig.state is TradingState.HALTED
+    assert not rig.state.may_exit
+    rig.halted = False
+    rig.tick()
+    assert rig.state is TradingState.ACTIVE
+
+
+def test_a_kill_switch_that_is_on_at_the_start_holds_before_the_first_look() -> None:
+    assert Rig(halted=True).state is TradingState.HALTED
 
 
 # --- the way out ------------------------------------------------------------------------------------

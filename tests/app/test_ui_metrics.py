@@ -20,7 +20,7 @@ from base.model.rules import Evaluation, Exit, ExitReason, Hold, HoldReason, Rul
 from base.risk.coverage import Protection
 from base.risk.stop_loss import CheckedPosition, HistoryRow
 from base.risk.trading_state import TradingState
-from base.store.portfolio import Ledger
+from base.store.day_results import Ledger, MarketResult
 from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
 
@@ -70,6 +70,10 @@ DOCUMENT: dict[str, Any] = {
             "take_profit_price": MAYBE_TEXT,
             "protected": FLAG,
             "reason": TEXT,
+            "strategy": TEXT,
+            "event": TEXT,
+            "realized_today": TEXT,
+            "fees_today": TEXT,
         }
     ],
     "exits": [
@@ -85,7 +89,16 @@ DOCUMENT: dict[str, Any] = {
             "attempts": WHOLE,
         }
     ],
-    "pnl": {"realized_today": TEXT, "unrealized": TEXT, "fees_today": TEXT},
+    "pnl": {
+        "day": TEXT,
+        "timezone": TEXT,
+        "realized_today": TEXT,
+        "unrealized": TEXT,
+        "fees_today": TEXT,
+        "by_strategy": {},
+        "by_event": {},
+        "by_market": {},
+    },
 }
 """Keys and types of the README's HTTP section."""
 
@@ -172,6 +185,8 @@ class Rig:
         self.doubts: list[str] = []
         self.feed = FakeFeed()
         self.history: list[HistoryRow] | None = None
+        self.events: dict[str, str] = {}
+        self.ledger = Ledger("2026-11-22", Decimal("-1.5"), Decimal("0.17"))
         self.board = StatusBoard(
             StatusSources(
                 env="sandbox",
@@ -181,11 +196,12 @@ class Rig:
                 history=lambda ticker: self.history,
                 feed=self.feed.status,
                 rest=lambda: RequestCounts(reads=2, writes=0, price_reads=0, rate_limited=0),
-                ledger=lambda: Ledger("2026-11-22", Decimal("-1.5"), Decimal("0.17")),
+                ledger=lambda: self.ledger,
                 threads=lambda: self.threads,
                 trading_state=lambda: (TradingState.ACTIVE, ""),
                 strategy=lambda: self.strategy,
                 doubts=lambda: self.doubts,
+                event_of=lambda ticker: self.events.get(ticker, ""),
             ),
             1.0,
             self.clock,
@@ -225,12 +241,67 @@ def test_prices_and_money_are_written_as_the_exchange_writes_them() -> None:
     assert position["take_profit_price"] is None
     (exit_row,) = rig.document()["exits"]
     assert (exit_row["filled"], exit_row["average_price"], exit_row["fees"]) == ("10.00", "0.3800", "0.17")
-    assert rig.document()["pnl"] == {
+    pnl = rig.document()["pnl"]
+    assert {name: pnl[name] for name in ("day", "realized_today", "unrealized", "fees_today")} == {
         "day": "2026-11-22",
         "realized_today": "-1.50",
         "unrealized": "-0.20",
         "fees_today": "0.17",
     }
+
+
+def sums(realized: str, unrealized: str | None, fees: str) -> dict[str, str | None]:
+    return {"realized_today": realized, "unrealized": unrealized, "fees_today": fees}
+
+
+def test_money_is_told_by_strategy_event_and_market_and_adds_up() -> None:
+    mine, by_hand = "KXA-26NOV22-T1", "KXA-26NOV22-T2"
+    rows = [checked(ticker=mine), checked(ticker=by_hand), checked(ticker="KXB-1-UNPRICED", value=None)]
+    rows[0] = replace(rows[0], position=replace(rows[0].position, strategy="value"))
+    rig = Rig(*rows)
+    rig.ledger = Ledger(
+        "2026-11-22",
+        Decimal("-1.5"),
+        Decimal("0.17"),
+        "America/New_York",
+        (
+            MarketResult(mine, "value", Decimal("0.5"), Decimal("0.1")),
+            MarketResult("KXC-1-GONE", "value", Decimal("-1.98765"), Decimal("0.07")),
+            MarketResult(by_hand, "", Decimal("-0.01235"), Decimal(0)),
+        ),
+    )
+    document = rig.document()
+    pnl = document["pnl"]
+    assert (pnl["timezone"], pnl["unrealized"], pnl["positions_without_price"]) == (
+        "America/New_York",
+        "-0.40",
+        1,
+    )
+    assert pnl["by_strategy"] == {
+        "": sums("-0.0124", None, "0.00"),
+        "value": sums("-1.4877", "-0.20", "0.17"),
+    }
+    assert pnl["by_event"] == {
+        "KXA-26NOV22": sums("0.4877", "-0.40", "0.10"),
+        "KXB-1": sums("0.00", None, "0.00"),
+        "KXC-1": sums("-1.9877", "0.00", "0.07"),
+    }
+    assert pnl["by_market"][mine] == sums("0.50", "-0.20", "0.10")
+    assert pnl["by_market"]["KXB-1-UNPRICED"] == sums("0.00", None, "0.00")
+    told = [(p["strategy"], p["event"], p["realized_today"], p["fees_today"]) for p in document["positions"]]
+    assert told == [
+        ("value", "KXA-26NOV22", "0.50", "0.10"),
+        ("", "KXA-26NOV22", "-0.0124", "0.00"),
+        ("", "KXB-1", "0.00", "0.00"),
+    ]
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_an_event_that_the_exchange_names_is_not_read_from_the_ticker() -> None:
+    rig = Rig(replace(checked(ticker="KXA-1-B"), market=Market("KXA-1-B", "KXOTHER-9")))
+    rig.ledger = replace(rig.ledger, results=(MarketResult("KXB-1-C", "", Decimal(1), Decimal(0)),))
+    rig.events["KXB-1-C"] = "KXTHIRD-7"
+    assert list(rig.document()["pnl"]["by_event"]) == ["KXOTHER-9", "KXTHIRD-7"]
 
 
 def test_an_average_keeps_the_decimals_that_it_needs() -> None:
@@ -275,17 +346,18 @@ def test_health_is_lost_for_each_reason(trouble: str) -> None:
     elif trouble == "unknown":
         rig.exits = [replace(EXIT, state="unknown", opened_at=rig.clock.now() - EXIT_S_MAX)]
     else:
-        rig.strategy = {"failing": True, "last_error": "ZeroDivisionError"}
+        rig.doubts = ["strategy value has failed 3 times: ZeroDivisionError"]
     rig.clock.advance(2)
     health = rig.document()["health"]
     assert not health["ok"]
     assert len(health["reasons"]) == 1
 
 
-def test_unprotected_by_choice_is_shown_and_not_alarmed() -> None:
-    rig = Rig(checked(Protection(True, False, "by_choice")))
+@pytest.mark.parametrize("why", ["by_choice", "hedged"])
+def test_unprotected_on_purpose_is_shown_and_not_alarmed(why: str) -> None:
+    rig = Rig(checked(Protection(True, False, why)))
     document = rig.document()
-    assert document["coverage"]["unprotected"] == [{"ticker": T, "reason": "by_choice"}]
+    assert document["coverage"]["unprotected"] == [{"ticker": T, "reason": why}]
     assert document["coverage"]["open"] == 0
     assert document["health"]["ok"]
 

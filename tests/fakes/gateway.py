@@ -8,11 +8,18 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from base.clock import Clock
-from base.errors import BotError, OrderOutcomeUnknown, OrderRejected, RateLimitedError, TransientError
+from base.errors import (
+    BotError,
+    OrderOutcomeUnknown,
+    OrderRejected,
+    RateLimitedError,
+    RequestRejected,
+    TransientError,
+)
 from base.execution.gateway import FoundOrder, OrderLookup, PriceView, TradingShards
 from base.model.events import OrderUpdate
 from base.model.market import ONE, ZERO, BookSide, Market, MarketStatus, OutcomeSide, PriceSource, Quote
-from base.model.order import OrderAck, OrderRequest, OrderStatus
+from base.model.order import Order, OrderAck, OrderRequest, OrderStatus, TimeInForce
 from base.model.position import Fill as AccountFill
 from base.model.position import Position
 
@@ -216,6 +223,12 @@ class FakeExchange:
         """Called before the answer leaves, as the stream may be."""
         self.on_told: Callable[[str], None] = lambda client_order_id: None
         """Called when a read is about to show an order."""
+        self.resting: dict[str, Order] = {}
+        """What rests, by the exchange's order id; a good-till-canceled order rests with what did not fill."""
+        self.cancels: list[str] = []
+        self.amends: list[OrderRequest] = []
+        self.cancel_script: deque[Step] = deque()
+        self.amend_script: deque[Step] = deque()
         self._known: dict[str, tuple[FoundOrder, int, float]] = {}  # with reads and since when it is shown
         self._late: list[tuple[float, OrderRequest, Late]] = []
         self._history: defaultdict[str, list[tuple[float, Decimal]]] = defaultdict(list)
@@ -362,9 +375,13 @@ class FakeExchange:
         if is_capped and request.reduce_only:
             filled = min(filled, max(ZERO, -direction * signed))
         price = request.price if filled else None
+        rests = request.time_in_force is TimeInForce.GOOD_TILL_CANCELED and filled < request.count
+        if rests:
+            self._rest(request, filled)
+        status = OrderStatus.EXECUTED if filled else OrderStatus.CANCELED
         order = FoundOrder(
             order_id=f"order-{request.client_order_id}",
-            status=OrderStatus.EXECUTED if filled else OrderStatus.CANCELED,
+            status=OrderStatus.RESTING if rests else status,
             fill_count=filled,
             average_yes_price=price,
             fees=filled * FEE,
@@ -382,9 +399,99 @@ class FakeExchange:
             order_id=order.order_id,
             client_order_id=request.client_order_id,
             fill_count=filled,
-            remaining_count=ZERO,
+            remaining_count=request.count - filled if rests else ZERO,
             average_fill_price=price,
             fees=order.fees,
+            ts_ms=int(self._clock.now() * 1000),
+        )
+
+    # --- what rests ---------------------------------------------------------------------------------
+
+    def _rest(self, request: OrderRequest, filled: Decimal) -> None:
+        order_id = f"order-{request.client_order_id}"
+        self.resting[order_id] = Order(
+            order_id=order_id,
+            client_order_id=request.client_order_id,
+            ticker=request.ticker,
+            book_side=request.book_side,
+            status=OrderStatus.RESTING,
+            price=request.price,
+            initial_count=request.count,
+            fill_count=filled,
+            remaining_count=request.count - filled,
+            fill_cost=filled * request.price,
+            fees=ZERO,
+            created_ts_ms=int(self._clock.now() * 1000),
+        )
+
+    def fill_resting(self, order_id: str, count: str) -> Execution:
+        """Somebody takes so many contracts of it."""
+        order = self.resting[order_id]
+        taken = Decimal(count)
+        assert taken <= order.remaining_count
+        filled, left = order.fill_count + taken, order.remaining_count - taken
+        self._list(order, OrderStatus.RESTING if left else OrderStatus.EXECUTED, filled)
+        if left:
+            self.resting[order_id] = replace(order, fill_count=filled, remaining_count=left)
+        else:
+            del self.resting[order_id]
+        return self._record(
+            order.ticker, order.client_order_id, order.book_side, taken, order.price, was_capped=True
+        )
+
+    def end_resting(self, order_id: str) -> None:
+        """The exchange cancels it: expired, or its market closed."""
+        order = self.resting.pop(order_id)
+        self._list(order, OrderStatus.CANCELED, order.fill_count)
+
+    def _list(self, order: Order, status: OrderStatus, filled: Decimal) -> None:
+        price = order.price if filled else None
+        found = FoundOrder(order.order_id, status, filled, price, ZERO)
+        self._known[order.client_order_id] = (found, 0, self._clock.monotonic())
+
+    def read_resting(self) -> list[Order]:
+        self.finds += 1
+        if self.reads_fail:
+            raise TransientError("reads are down")
+        return list(self.resting.values())
+
+    def cancel_entry(self, order_id: str, ticker: str) -> Decimal:
+        self.cancels.append(order_id)
+        step = self.cancel_script.popleft() if self.cancel_script else Fill()
+        _fail_before(step)
+        order = self.resting.get(order_id)
+        if order is None or order.ticker != ticker:
+            raise RequestRejected("not found", status=404, code="not_found")
+        self.end_resting(order_id)
+        if isinstance(step, Lost):
+            raise OrderOutcomeUnknown("timed out")
+        return order.remaining_count
+
+    def amend_entry(self, order_id: str, request: OrderRequest) -> OrderAck:
+        """Fills what the step says (nothing without one), and rests with what is left."""
+        self.amends.append(request)
+        step = self.amend_script.popleft() if self.amend_script else Fill("0")
+        _fail_before(step)
+        order = self.resting.get(order_id)
+        if order is None:
+            raise OrderRejected("not found", status=404, code="not_found")
+        left = request.count - order.fill_count
+        moved = replace(order, price=request.price, initial_count=request.count, remaining_count=left)
+        self.resting[order_id] = moved
+        self._list(moved, OrderStatus.RESTING, moved.fill_count)
+        filled = ZERO
+        if isinstance(step, Fill | Lost) and Decimal(step.count or "0") > 0:
+            filled = Decimal(step.count or "0")
+            self.fill_resting(order_id, str(filled))
+        if isinstance(step, Lost):
+            raise OrderOutcomeUnknown("timed out")
+        return OrderAck(
+            order_id=order_id,
+            client_order_id=order.client_order_id,
+            fill_count=filled,
+            remaining_count=left - filled,
+            average_fill_price=request.price if filled else None,
+            fees=ZERO,
             ts_ms=int(self._clock.now() * 1000),
         )
 
@@ -416,6 +523,18 @@ class FakeExchange:
         self._set_held(ticker, execution.post)
         self.on_execution(execution)
         return execution
+
+
+def _fail_before(step: Step) -> None:
+    """Raise what keeps a cancel or an amend from acting."""
+    if isinstance(step, RateLimited):
+        raise RateLimitedError("too many requests")
+    if isinstance(step, NotSent):
+        raise TransientError("connection refused")
+    if isinstance(step, Reject):
+        raise OrderRejected("refused", status=step.status, code=step.code)
+    if isinstance(step, Lost) and not step.acted:
+        raise OrderOutcomeUnknown("timed out")
 
 
 def _hidden(step: Step) -> int:

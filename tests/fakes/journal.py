@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from base.store.records import (
     AttemptRecord,
+    EntryRecord,
     EpisodeRecord,
     FillRecord,
     LedgerRecord,
@@ -15,6 +16,7 @@ from base.store.records import (
     PositionRecord,
     Record,
     Remembered,
+    ResultRecord,
     RuleStateRecord,
 )
 
@@ -91,6 +93,8 @@ class MemoryJournal:
             orders=tuple(self._of(OrderRecord)),
             fills=tuple(self._of(FillRecord)),
             ledgers=tuple(sorted(self._of(LedgerRecord), key=lambda ledger: ledger.day)),
+            results=tuple(self._of(ResultRecord)),
+            entries=tuple(e for e in self._of(EntryRecord) if e.state.may_fill),
         )
 
     def episode(self, episode_id: str) -> EpisodeRecord | None:

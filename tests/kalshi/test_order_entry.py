@@ -22,9 +22,11 @@ from base.errors import (
 )
 from base.kalshi.order_entry import (
     ApiError,
+    amend_body,
     batch_body,
     order_body,
     parse_error,
+    read_amend_answer,
     read_batch_answer,
     read_cancel_answer,
     read_create_answer,
@@ -522,6 +524,94 @@ def test_proved_cancel() -> None:
 def test_what_the_answer_to_a_cancel_proves(status: int, body: Any, error: type[Exception]) -> None:
     with pytest.raises(error) as caught:
         read_cancel_answer(status, encoded(body), "X1")
+
+    assert type(caught.value) is error
+
+
+# --- amends
+
+REST = replace(ENTRY, client_order_id="e1", count=D("8"), price=D("0.57"))
+AMENDED = {
+    "order_id": "X1",
+    "client_order_id": "e1",
+    "fill_count": "2.00",
+    "remaining_count": "5.00",
+    "average_fill_price": "0.5600",
+    "average_fee_paid": "0.0175",
+    "ts_ms": 1715793690123,
+}
+
+
+def test_amend_body_is_what_the_exchange_documents() -> None:
+    assert json.loads(amend_body(replace(REST, exchange_index=0))) == {
+        "ticker": "KXHIGHNY-26NOV22-T50",
+        "side": "ask",
+        "price": "0.5700",
+        "count": "8.00",
+        "client_order_id": "e1",
+        "exchange_index": 0,
+    }
+
+
+def test_an_amend_keeps_the_expiration_by_not_naming_it() -> None:
+    assert "expiration_time" not in json.loads(amend_body(replace(REST, expiration_time_s=1_795_687_200)))
+
+
+@pytest.mark.parametrize("request_", [EXIT, replace(REST, count=D(0)), replace(REST, price=D(1))])
+def test_what_cannot_rest_is_not_amended(request_: OrderRequest) -> None:
+    with pytest.raises(InvariantError):
+        amend_body(request_)
+
+
+def test_proved_amend_tells_what_the_amend_itself_filled() -> None:
+    ack = read_amend_answer(200, encoded(AMENDED), "X1", REST)
+
+    assert (ack.order_id, ack.fill_count, ack.remaining_count) == ("X1", 2, 5)
+    assert (ack.average_fill_price, ack.fees) == (D("0.56"), D("0.035"))
+
+
+@pytest.mark.parametrize("absent", [None, "missing"])
+def test_an_amend_that_filled_nothing_need_not_say_so(absent: str | None) -> None:
+    counts = ("fill_count", "remaining_count", "average_fill_price", "average_fee_paid", "client_order_id")
+    document = {k: v for k, v in AMENDED.items() if k not in counts}
+    if absent is None:
+        document |= dict.fromkeys(counts)
+
+    ack = read_amend_answer(200, encoded(document), "X1", REST)
+
+    assert (ack.fill_count, ack.remaining_count, ack.average_fill_price, ack.fees) == (0, 8, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (404, NOT_FOUND, OrderRejected),
+        (400, {"error": {"code": "order_side_mismatch"}}, OrderRejected),
+        (409, {"error": {"code": "trading_is_paused"}}, OrderRejected),
+        (200, {"error": {"code": "invalid_price"}}, OrderRejected),
+        (401, BAD_SIGNATURE, AuthError),
+        (429, TOO_MANY, RateLimitedError),
+        (200, {"error": {"code": "a_new_code"}}, OrderOutcomeUnknown),
+        (200, but(AMENDED, order_id="X2"), OrderOutcomeUnknown),
+        (200, but(AMENDED, client_order_id="e2"), OrderOutcomeUnknown),
+        (200, but(AMENDED, fill_count="4.00"), OrderOutcomeUnknown),
+        (200, but(AMENDED, remaining_count="9.00"), OrderOutcomeUnknown),
+        (200, but(AMENDED, fill_count="-1.00"), OrderOutcomeUnknown),
+        (200, but(AMENDED, average_fill_price="1.50"), OrderOutcomeUnknown),
+        (200, {"order_id": "X1"}, OrderOutcomeUnknown),
+        (201, AMENDED, OrderOutcomeUnknown),
+        (200, b"", OrderOutcomeUnknown),
+        (404, HTML, OrderOutcomeUnknown),
+        (408, {"error": {"code": "request_timeout"}}, OrderOutcomeUnknown),
+        (429, HTML, OrderOutcomeUnknown),
+        (500, b"", OrderOutcomeUnknown),
+        (503, {"error": {"code": "service_unavailable"}}, OrderOutcomeUnknown),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_the_answer_to_an_amend_proves(status: int, body: Any, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        read_amend_answer(status, encoded(body), "X1", REST)
 
     assert type(caught.value) is error
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import requests
 import responses
 
 from base.clock import SystemClock
@@ -651,6 +652,45 @@ def test_cancel_of_an_order_that_is_gone(exchange, client) -> None:
     with pytest.raises(RequestRejected) as caught:
         client.cancel_order("X1", "A")
     assert (type(caught.value), caught.value.status) == (RequestRejected, 404)
+
+
+AMENDED = {"order_id": "X1", "fill_count": "0.00", "remaining_count": "3.00", "ts_ms": 1}
+AMEND = f"{BASE}/portfolio/events/orders/X1/amend"
+
+
+def test_an_amend_is_sent_once_and_proved(exchange, client) -> None:
+    exchange.post(AMEND, json=AMENDED)
+
+    assert client.amend_order("X1", ENTRY).remaining_count == 3
+    (call,) = exchange.calls
+    sent = json.loads(call.request.body)
+    assert (sent["client_order_id"], sent["price"]) == (ENTRY.client_order_id, "0.5600")
+
+
+def test_an_amend_costs_as_much_as_an_order(exchange) -> None:
+    clock = FakeClock()
+    limiter = RateLimiter(clock, Quota(1_000, 1_000), Quota(100, 10))
+    client = RestClient(BASE, signer(), clock, ServerClock(clock), limiter)
+    exchange.post(AMEND, json=AMENDED)
+
+    client.amend_order("X1", ENTRY)
+    assert limiter.snapshot().write.tokens == 90
+
+
+def test_an_amend_of_an_order_that_is_gone(exchange, client) -> None:
+    exchange.post(AMEND, json=NOT_FOUND, status=404)
+
+    with pytest.raises(OrderRejected) as caught:
+        client.amend_order("X1", ENTRY)
+    assert caught.value.status == 404
+
+
+def test_an_amend_without_a_usable_answer_may_have_acted(exchange, client) -> None:
+    exchange.post(AMEND, body=requests.exceptions.ReadTimeout("timed out"))
+
+    with pytest.raises(OrderOutcomeUnknown):
+        client.amend_order("X1", ENTRY)
+    assert len(exchange.calls) == 1
 
 
 # --- on the wire

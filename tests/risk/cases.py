@@ -62,7 +62,14 @@ def market(status: MarketStatus = MarketStatus.ACTIVE, closes_in_s: float | None
 
 
 def position(
-    entry: str = "0.52", count: str = "10", side: OutcomeSide = YES, *, held_s: float | None = None
+    entry: str = "0.52",
+    count: str = "10",
+    side: OutcomeSide = YES,
+    *,
+    held_s: float | None = None,
+    fees: str = "0",
 ) -> Position:
     opened_at = None if held_s is None else NOW - held_s
-    return Position(TICKER, side, Decimal(count), Decimal(entry), opened_at=opened_at)
+    return Position(
+        TICKER, side, Decimal(count), Decimal(entry), opened_at=opened_at, fees_paid=Decimal(fees)
+    )

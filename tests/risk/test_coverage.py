@@ -82,6 +82,20 @@ CASES = [
     FactsCase(
         "by choice, and paused", {"is_by_choice": True, "market_status": MarketStatus.INACTIVE}, "by_choice"
     ),
+    FactsCase("part of a set", {"is_hedged": True, "is_armed": False}, "hedged"),
+    FactsCase("part of a set, halted", {"is_hedged": True, "is_halted": True}, "hedged"),
+    FactsCase("kill switch on, all else well", {"is_halted": True}, "halted"),
+    FactsCase(
+        "kill switch on, and paused", {"is_halted": True, "market_status": MarketStatus.INACTIVE}, "halted"
+    ),
+    FactsCase("kill switch on, and no rule", {"is_halted": True, "is_armed": False}, "halted"),
+    FactsCase("kill switch on, left alone by choice", {"is_halted": True, "is_by_choice": True}, "by_choice"),
+    FactsCase(
+        "kill switch on, waits for settlement",
+        {"is_halted": True, "market_status": MarketStatus.CLOSED},
+        "closed",
+        open=False,
+    ),
     FactsCase("waits for settlement", {"market_status": MarketStatus.CLOSED}, "closed", open=False),
     FactsCase("determined", {"market_status": MarketStatus.DETERMINED}, "determined", open=False),
     FactsCase(
@@ -102,11 +116,13 @@ def test_totals_leave_out_settlement_and_choice_but_list_choice() -> None:
         ("B", assess(replace(GOOD, hold_reason=HoldReason.NO_BID, hold_age_s=60.0))),
         ("C", assess(replace(GOOD, is_by_choice=True))),
         ("D", assess(replace(GOOD, market_status=MarketStatus.CLOSED))),
+        ("E", assess(replace(GOOD, is_hedged=True))),
     ]
     found = summarize(each)
-    assert found == Coverage(open=2, protected=1, unprotected=(("B", "no_bid"), ("C", "by_choice")))
+    listed = (("B", "no_bid"), ("C", "by_choice"), ("E", "hedged"))
+    assert found == Coverage(open=2, protected=1, unprotected=listed)
     assert not found.is_complete
-    assert summarize([each[0], each[2], each[3]]).is_complete
+    assert summarize([each[0], *each[2:]]).is_complete
 
 
 def test_nothing_open_is_completely_covered() -> None:

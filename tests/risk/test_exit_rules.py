@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from decimal import Decimal
+from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,15 +16,9 @@ from hypothesis import strategies as st
 from base.model.market import Market, MarketStatus, OutcomeSide, Quote
 from base.model.position import Position
 from base.model.rules import Evaluation, Exit, ExitReason, ExitRule, Hold, HoldReason, RuleState
-from base.risk.exit_rules import (
-    ExitValue,
-    break_even_price,
-    can_ever_exit,
-    evaluate,
-    price_to_act_on,
-    stop_levels,
-    taker_fee,
-)
+from base.risk.exit_rules import ExitValue, evaluate, price_to_act_on
+from base.risk.levels import break_even_price, can_ever_exit, entry_fee, stop_levels, taker_fee
+from base.risk.rule_values import READERS
 from tests.risk.cases import FLOOR, MONOTONIC, NO, NOW, YES, market, mirrored, position, quote
 
 D = Decimal
@@ -209,6 +206,20 @@ LEVELS = [
         "0.55",
         {TRAIL: "0.4675"},
     ),
+    LevelCase(
+        "trailing below its activation in dollars",
+        position("0.50"),
+        ExitRule(trailing_stop_price=D("0.08"), trailing_activation_price=D("0.12")),
+        "0.6199",
+        {},
+    ),
+    LevelCase(
+        "trailing from its activation in dollars on",
+        position("0.50"),
+        ExitRule(trailing_stop_price=D("0.08"), trailing_activation_price=D("0.12")),
+        "0.62",
+        {TRAIL: "0.54"},
+    ),
     LevelCase("take-profit by percent", position("0.50"), ExitRule(take_profit_pct=D(80)), None, {}, "0.90"),
     LevelCase("take-profit by price", position(), ExitRule(take_profit_price=D("0.90")), None, {}, "0.90"),
     LevelCase(
@@ -242,6 +253,32 @@ def test_leaving_at_break_even_pays_back_the_entry_and_one_step_less_would_not()
         assert below - taker_fee(below) < entry
 
 
+@pytest.mark.parametrize(
+    ("held", "fee"),
+    [
+        pytest.param(position("0.50", "10"), "0", id="nothing paid: a maker's entry"),
+        pytest.param(position("0.50", "10", fees="0.175"), "0.0175", id="a taker's entry"),
+        pytest.param(position("0.50", "10", fees="0.05"), "0.005", id="a part of it was a maker's"),
+        pytest.param(
+            position("0.50", "2", fees="9.00"), "0.0175", id="the market's whole life: no more than one entry"
+        ),
+        pytest.param(position("0.50", "10", fees="-0.50"), "0", id="a refund is no fee"),
+    ],
+)
+def test_the_entry_fee_is_what_was_paid_and_no_more_than_one_entry_costs(held: Position, fee: str) -> None:
+    assert entry_fee(held) == D(fee)
+
+
+def test_break_even_pays_back_the_entry_and_both_fees() -> None:
+    held = position("0.50", "10", fees="0.175")
+    state = look(held, quote("0.70"), ExitRule(break_even_after_pct=D(20))).state
+    [stop] = stop_levels(held, ExitRule(break_even_after_pct=D(20)), state).stops
+    assert stop.price - taker_fee(stop.price) >= D("0.5175")
+    below = stop.price - D("0.0001")
+    assert below - taker_fee(below) < D("0.5175")
+    assert (stop.price, stop.basis) == (D("0.535"), "entry 0.50 plus fees 0.035")
+
+
 class ExitCase(NamedTuple):
     name: str
     rule: ExitRule
@@ -252,6 +289,7 @@ class ExitCase(NamedTuple):
     level: str | None = None
     closes_in_s: float | None = None
     held_s: float | None = None
+    fees: str = "0"
 
 
 BOTH = ExitRule(stop_loss_pct=D(25), take_profit_price=D("0.90"))
@@ -282,6 +320,47 @@ DECISIONS = [
         ExitRule(break_even_after_pct=D(20), trailing_stop_pct=D(50)),
         ["0.99", "0.40"],
         EVEN,
+    ),
+    ExitCase(
+        "break-even after ten cents, not yet",
+        ExitRule(break_even_after_price=D("0.10")),
+        ["0.6199", "0.53"],
+        HoldReason.WITHIN_RULES,
+    ),
+    ExitCase(
+        "break-even after ten cents, armed and back",
+        ExitRule(break_even_after_price=D("0.10")),
+        ["0.62", "0.5375"],
+        EVEN,
+        level="0.5375",
+    ),
+    ExitCase(
+        "break-even pays back the entry fee too",
+        EVEN_AFTER_20,
+        ["0.63", "0.54"],
+        EVEN,
+        level="0.5548",
+        fees="0.175",
+    ),
+    ExitCase(
+        "a gain smaller than both fees does not arm break-even",
+        ExitRule(break_even_after_price=D("0.03")),
+        ["0.55"],
+        HoldReason.WITHIN_RULES,
+        fees="0.175",
+    ),
+    ExitCase(
+        "trailing starts twelve cents over the entry",
+        ExitRule(trailing_stop_price=D("0.05"), trailing_activation_price=D("0.12")),
+        ["0.64", "0.59"],
+        TRAIL,
+        level="0.59",
+    ),
+    ExitCase(
+        "trailing does not start eleven cents over it",
+        ExitRule(trailing_stop_price=D("0.05"), trailing_activation_price=D("0.12")),
+        ["0.63", "0.53"],
+        HoldReason.WITHIN_RULES,
     ),
     ExitCase(
         "ten minutes before the close",
@@ -360,13 +439,27 @@ DECISIONS = [
     ),
     ExitCase("unprotected by choice", replace(QUARTER, protect=False), ["0.10"], HoldReason.BY_CHOICE),
     ExitCase("no rule at all", ExitRule(), ["0.10"], HoldReason.NO_RULE),
+    ExitCase("part of a complete set", replace(QUARTER, hedged=True), ["0.10"], HoldReason.HEDGED),
+    ExitCase(
+        "part of a set, and its time is up",
+        ExitRule(exit_before_close_s=600, hedged=True),
+        ["0.10"],
+        HoldReason.HEDGED,
+        closes_in_s=30,
+    ),
+    ExitCase(
+        "goes with its event, but nothing was left",
+        ExitRule(exit_with_event=True),
+        ["0.10"],
+        HoldReason.NO_RULE,
+    ),
 ]
 
 
 @pytest.mark.parametrize("side", [YES, NO])
 @pytest.mark.parametrize("case", DECISIONS, ids=lambda case: case.name)
 def test_decision(case: ExitCase, side: OutcomeSide) -> None:
-    held = position(case.entry, side=side, held_s=case.held_s)
+    held = position(case.entry, side=side, held_s=case.held_s, fees=case.fees)
     state = RuleState()
     for index, bid in enumerate(case.bids):
         seen = quote(bid, "1.00", ask_size="0", at=MONOTONIC + 10 * index)
@@ -385,6 +478,131 @@ def test_decision(case: ExitCase, side: OutcomeSide) -> None:
     if isinstance(now.decision, Exit):
         assert now.decision.exit_value == D(case.bids[-1])
         assert now.decision.trigger_price == (D(case.level) if case.level else now.decision.trigger_price)
+
+
+# --- which reason wins --------------------------------------------------------------------------------
+
+TIME, GROUP, PROFIT = ExitReason.TIME_STOP, ExitReason.EVENT_GROUP, ExitReason.TAKE_PROFIT
+SEVERAL = {
+    # Bought at 0.52, best bid seen 0.90, the bid is 0.50 now: under every stop here.
+    STOP: {"stop_loss_price": D("0.51")},
+    EVEN: {"break_even_after_pct": D(20)},
+    TRAIL: {"trailing_stop_price": D("0.10")},
+    TIME: {"exit_after_entry_s": 60.0},
+    GROUP: {"exit_with_event": True},
+    # No price is both low enough to stop and a profit; a take-profit below the entry makes it so.
+    PROFIT: {"take_profit_price": D("0.45")},
+}
+LEFT = "KXHIGHNY-26DEC19-B1 was left by its stop_loss"
+
+
+def several(*reasons: ExitReason, **others: object) -> tuple[ExitRule, RuleState]:
+    """A rule under which all these would leave at a bid of 0.50, and what it remembers."""
+    fields = {name: value for reason in reasons for name, value in SEVERAL[reason].items()}
+    state = RuleState(best_exit_value=D("0.90"), break_even_armed=True, leave_with=LEFT)
+    return ExitRule(**(fields | others)), state  # type: ignore[arg-type]
+
+
+COMBINATIONS = [c for size in range(1, 7) for c in combinations(SEVERAL, size)]
+
+
+@pytest.mark.parametrize("reasons", COMBINATIONS, ids=lambda reasons: " and ".join(reasons))
+def test_of_several_reasons_the_first_in_the_documented_order_wins(reasons: tuple[ExitReason, ...]) -> None:
+    rule, state = several(*reasons)
+    found = look(position(held_s=60), quote("0.50"), rule, state)
+    assert verdict(found) is next(r for r in (STOP, EVEN, TRAIL, TIME, GROUP, PROFIT) if r in reasons)
+
+
+README = Path(__file__).parents[2] / "base" / "risk" / "README.md"
+
+
+def test_the_documented_order_is_the_one_that_is_played() -> None:
+    words = {
+        "stop-loss": STOP,
+        "break-even": EVEN,
+        "trailing stop": TRAIL,
+        "time stop": TIME,
+        "its event": GROUP,
+        "take-profit": PROFIT,
+    }
+    listed = re.findall(r"^[0-9]+\. (.+)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [words[name] for name in listed] == [r for r in ExitReason if r in SEVERAL]
+
+
+def test_every_field_of_a_rules_file_is_documented() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in READERS if f"`{name}" not in text] == []
+
+
+class Combination(NamedTuple):
+    name: str
+    reasons: tuple[ExitReason, ...]
+    others: dict[str, object]
+    expected: HoldReason | ExitReason
+    closes_in_s: float | None = None
+
+
+HELD_UP = {"min_bid_size": D(500)}  # the book shows 100
+COMBINED = [
+    Combination("a guard delays a stop", (STOP,), HELD_UP, HoldReason.GUARDED),
+    Combination("while a guard delays the stop, time runs out", (STOP, TIME), HELD_UP, TIME),
+    Combination("while a guard delays the stop, its event is left", (STOP, GROUP), HELD_UP, GROUP),
+    Combination("a guard delays a take-profit too", (PROFIT,), HELD_UP, HoldReason.GUARDED),
+    Combination("no guard delays a time stop", (TIME,), HELD_UP, TIME),
+    Combination("no guard delays what goes with its event", (GROUP,), HELD_UP, GROUP),
+    Combination(
+        "stops rest near the close", (STOP, EVEN), {"no_stop_before_close_s": 60.0},
+        HoldReason.NO_STOP_NEAR_CLOSE, 30,
+    ),
+    Combination(
+        "what goes with its event does not rest", (STOP, GROUP), {"no_stop_before_close_s": 60.0}, GROUP, 30
+    ),
+    Combination(
+        "nothing is sold below hold_below, with its event neither", (GROUP,),
+        {"hold_below_price": D("0.55")}, HoldReason.HOLD_BELOW,
+    ),
+    Combination("nothing leaves what is left alone by choice", (STOP, TIME, GROUP), {"protect": False},
+                HoldReason.BY_CHOICE),
+    Combination("nothing leaves a part of a set", (STOP, TIME, GROUP, PROFIT), {"hedged": True},
+                HoldReason.HEDGED),
+    Combination("left alone by choice is said before the set", (STOP,), {"hedged": True, "protect": False},
+                HoldReason.BY_CHOICE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [YES, NO])
+@pytest.mark.parametrize("case", COMBINED, ids=lambda case: case.name)
+def test_reasons_guards_and_limits_together(case: Combination, side: OutcomeSide) -> None:
+    rule, state = several(*case.reasons, **case.others)
+    seen = quote("0.50", "0.51")
+    found = look(
+        position(side=side, held_s=60),
+        seen if side is YES else mirrored(seen),
+        rule,
+        state,
+        at=market(closes_in_s=case.closes_in_s),
+    )
+    assert verdict(found) is case.expected
+    if case.expected is GROUP:
+        assert found.decision == Exit(GROUP, D("0.50"), None, LEFT)
+
+
+def test_a_mark_without_a_price_waits_for_one_and_rests_when_the_rule_is_changed() -> None:
+    rule, state = several(GROUP)
+    blind = look(position(), quote("0.00", "1.00", "0", "0"), rule, state)
+    assert verdict(blind) is HoldReason.NO_BID
+    assert verdict(look(position(), quote("0.50"), rule, blind.state)) is GROUP
+    assert verdict(look(position(), quote("0.009"), rule, blind.state)) is HoldReason.BELOW_FLOOR
+    changed = look(position(), quote("0.50"), QUARTER, blind.state)
+    assert verdict(changed) is HoldReason.WITHIN_RULES
+
+
+def test_an_evaluation_tells_what_its_levels_come_from_and_what_the_guards_said() -> None:
+    found = look(position(), quote("0.38"), replace(QUARTER, confirm_updates=2))
+    assert found.stop_basis == "stop, 25 % under entry 0.52"
+    assert found.guards == "waiting: seen in 1 of 2 updates"
+    assert look(position(), quote("0.38"), QUARTER).guards == "passed"
+    assert look(position(), quote("0.50"), QUARTER).guards == ""
 
 
 def test_the_verdict_says_why_in_a_traders_words() -> None:
@@ -457,6 +675,23 @@ def test_buying_more_at_a_higher_price_does_not_keep_an_old_break_even_armed() -
         ),
         pytest.param(position(), ExitRule(exit_before_close_s=60), True, id="time stop"),
         pytest.param(position("0"), QUARTER, False, id="cost not known"),
+        pytest.param(
+            position("0.95"),
+            ExitRule(trailing_stop_pct=D(5), trailing_activation_price=D("0.10")),
+            False,
+            id="trailing that starts above a dollar",
+        ),
+        pytest.param(
+            position("0.50"), ExitRule(break_even_after_price=D("0.10")), True, id="break-even in cents"
+        ),
+        pytest.param(
+            position("0.95"),
+            ExitRule(break_even_after_price=D("0.10")),
+            False,
+            id="break-even above a dollar",
+        ),
+        pytest.param(position(), replace(QUARTER, hedged=True), False, id="part of a set"),
+        pytest.param(position(), ExitRule(exit_with_event=True), False, id="another one's exit alone"),
     ],
 )
 def test_a_dead_rule_is_known_for_one(held: Position, rule: ExitRule, expected: bool) -> None:
@@ -496,7 +731,10 @@ rules = st.builds(
     trailing_stop_pct=st.none() | pcts,
     trailing_stop_price=st.none() | inner_prices,
     trailing_activation_pct=st.none() | pcts,
+    trailing_activation_price=st.none() | inner_prices,
     break_even_after_pct=st.none() | pcts,
+    break_even_after_price=st.none() | inner_prices,
+    exit_with_event=st.booleans(),
     exit_before_close_s=maybe_seconds,
     exit_after_entry_s=maybe_seconds,
     no_stop_before_close_s=maybe_seconds,

@@ -127,6 +127,25 @@ MERGES = [
         ),
     ),
     MergeCase(
+        "an activation in dollars replaces the percent of the series",
+        SERIES
+        + "trailing_stop_pct = 10\ntrailing_activation_pct = 5\nbreak_even_after_pct = 20\n"
+        + EXACT
+        + "trailing_activation_price = '0.05'\nbreak_even_after_price = '0.10'\nexit_with_event = true",
+        replace(
+            DEFAULTS,
+            trailing_stop_pct=D(10),
+            trailing_activation_price=D("0.05"),
+            break_even_after_price=D("0.10"),
+            exit_with_event=True,
+        ),
+    ),
+    MergeCase(
+        "the trailing stop that an activation starts may stand in any table that meets it",
+        SERIES + "trailing_activation_pct = 10\n" + EXACT + "trailing_stop_price = '0.08'",
+        replace(DEFAULTS, trailing_activation_pct=D(10), trailing_stop_price=D("0.08")),
+    ),
+    MergeCase(
         "a glob does not match beyond its end",
         '[[rule]]\nmatch = "KXHIGHNY-26DEC19-?"\nprotect = false',
         DEFAULTS,
@@ -194,6 +213,51 @@ BAD = [
     BadCase(
         "held above its stop", EXACT + "stop_loss_price = '0.3'\nhold_below_price = '0.4'", 4, "lower it"
     ),
+    BadCase(
+        "a wait that patience cuts off",
+        EXACT + "wick_drop = '0.05'\nwick_wait_ms = 8000\nguard_patience_ms = 5000",
+        4,
+        "cut off",
+    ),
+    BadCase(
+        "a confirmation that patience cuts off",
+        EXACT + "confirm_ms = 8000\nguard_patience_ms = 5000",
+        3,
+        "cut off",
+    ),
+    BadCase(
+        "two kinds of activation",
+        EXACT + "trailing_stop_pct = 9\ntrailing_activation_pct = 5\ntrailing_activation_price = '0.05'",
+        5,
+        "keep one",
+    ),
+    BadCase(
+        "two kinds of break-even",
+        EXACT + "break_even_after_price = '0.1'\nbreak_even_after_pct = 20",
+        4,
+        "keep one",
+    ),
+    BadCase(
+        "a profit held", EXACT + "take_profit_price = '0.6'\nhold_below_price = '0.7'", 4, "hold a profit"
+    ),
+    BadCase(
+        "an activation without a trailing stop",
+        EXACT + "trailing_activation_pct = 10",
+        2,
+        "trailing_activation_pct without a trailing stop",
+    ),
+    BadCase(
+        "a trailing stop in another series does not help an activation",
+        SERIES + 'trailing_activation_price = "0.05"\n[[rule]]\nmatch = "KXBTC-*"\ntrailing_stop_pct = 10',
+        2,
+        "without a trailing stop",
+    ),
+    BadCase("activation of 0 dollars", EXACT + "trailing_activation_price = '0.00'", 3, "above 0"),
+    BadCase("exit_with_event as a word", EXACT + 'exit_with_event = "yes"', 3, "true nor false"),
+    BadCase("a field that no file may set", EXACT + "hedged = true", 3, "unknown key 'hedged'"),
+    BadCase(
+        "mistyped activation", EXACT + "trailing_activation_prize = '0.1'", 3, "'trailing_activation_price'?"
+    ),
     BadCase("the same match twice", EXACT + "\n" + EXACT, 5, "rules.toml:2 already"),
     BadCase(
         "two globs that tie", '[[rule]]\nmatch = "KXHIGH*"\n[[rule]]\nmatch = "*HIGHNY"\n', 4, "equally long"
@@ -228,6 +292,12 @@ def test_all_problems_are_told_at_once() -> None:
     ]
 
 
+def test_an_activation_may_start_the_trailing_stop_of_the_defaults() -> None:
+    defaults = ExitRule(trailing_stop_pct=D(15))
+    rule = parse_rules(EXACT + "trailing_activation_pct = 10", "rules.toml", defaults).rule_for(TICKER)
+    assert rule == replace(defaults, trailing_activation_pct=D(10))
+
+
 def test_globs_of_equal_length_that_no_market_can_share_are_fine() -> None:
     two = book('[[rule]]\nmatch = "KXA-*"\nprotect = false\n[[rule]]\nmatch = "KXB-*"\n')
     assert not two.rule_for("KXA-1").protect
@@ -252,6 +322,8 @@ def test_describe_names_the_table_of_each_field() -> None:
     assert "take_profit_pct = 50 (from series:KXHIGHNY, rules.toml:2)" in text.splitlines()
     assert "guard_patience_ms = 10000 (from the defaults)" in text.splitlines()
     assert "stop_loss_pct" not in text
+    assert "exit_with_event = false (from the defaults)" in text.splitlines()
+    assert "hedged" not in text, "no key of the file"
 
 
 def test_a_rule_is_described_by_what_it_means_for_the_position() -> None:
@@ -262,5 +334,18 @@ def test_a_rule_is_described_by_what_it_means_for_the_position() -> None:
         "entry; no stop in the last 60 s; not sold below 0.03"
     )
     assert describe_rule(replace(DEFAULTS, protect=False), position()) == "watched only: protect = false"
+    in_cents = ExitRule(
+        trailing_stop_price=D("0.08"),
+        trailing_activation_price=D("0.05"),
+        break_even_after_price=D("0.10"),
+        exit_with_event=True,
+    )
+    assert describe_rule(in_cents, position()) == (
+        "trailing 0.08 under the best bid after +0.05 dollars; break-even stop after +0.10 dollars; "
+        "leaves when another position of its event is left"
+    )
+    assert describe_rule(replace(DEFAULTS, hedged=True), position()) == (
+        "part of a set that cannot lose: left by no rule while all of it is held"
+    )
     dead = describe_rule(ExitRule(stop_loss_dollars=D(6)), position())
     assert dead.startswith("NO PROTECTION")

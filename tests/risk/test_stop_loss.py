@@ -9,20 +9,28 @@ from decimal import Decimal
 import pytest
 
 from base.app.price_reads import PriceReads
-from base.execution.exits import ExitDesk
+from base.execution.exits import ExitDesk, ExitOrder
 from base.kalshi.websocket_client import FeedState
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import Lifecycle, LifecycleKind
 from base.model.market import Market, MarketStatus, OutcomeSide, PriceSource, Quote
 from base.model.position import Position
-from base.model.rules import ExitRule, Hold, HoldReason
+from base.model.rules import Exit, ExitReason, ExitRule, Hold, HoldReason
 from base.risk.price_needs import Refresh, Why
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
 from base.store.portfolio import AGREEMENT_S, Portfolio
-from base.store.records import DecisionRecord, Record, RuleStateRecord
+from base.store.records import (
+    DecisionRecord,
+    EpisodeRecord,
+    PositionRecord,
+    Record,
+    Remembered,
+    RuleStateRecord,
+)
 from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
-from tests.fakes.gateway import FakeExchange
+from tests.fakes.gateway import FakeExchange, FakeSender, KilledHere
+from tests.fakes.journal import MemoryJournal
 from tests.fakes.positions import by_ticker
 
 A, B, C = "KXA-26NOV22-T1", "KXB-26NOV22-T1", "KXC-26NOV22-T1"
@@ -40,11 +48,15 @@ class Rig:
         *positions: Position,
         rule: ExitRule = STOP_25,
         remembered: Iterable[RuleStateRecord] = (),
+        resumed: Iterable[EpisodeRecord] = (),
+        positions_before: Iterable[PositionRecord] = (),
     ) -> None:
+        self.is_halted = False
         self.records: list[Record] = []
         self.clock = FakeClock()
         self.cache = WebsocketPriceCache(self.clock, STALE_S)
         self.portfolio = Portfolio(self.clock)
+        self.portfolio.restore(Remembered(positions=tuple(positions_before)))
         self.feed = FakeFeed()
         self.rules: dict[str, ExitRule] = {}
         self.rule = rule
@@ -67,6 +79,8 @@ class Rig:
             self.clock,
             self,
             remembered,
+            resumed,
+            lambda: self.is_halted,
         )
         self.holds(*positions)
 
@@ -549,3 +563,410 @@ def test_the_thread_starts_sweeps_and_stops() -> None:
     assert rig.checker.join(5)
     assert rig.desk.is_active(A)
     assert rig.checker.last_pass_at is not None
+
+
+def test_history_tells_since_when_a_row_stands_and_what_was_held() -> None:
+    rig = Rig(yes())
+    rig.price(A, "0.50")
+    rig.sweep()
+    first_at = rig.clock.now()
+    rig.sweep()
+    rows = rig.checker.history(A)
+    assert rows is not None
+    [row] = rows
+    assert (row.since, row.evaluation.at, row.repeats) == (first_at, first_at + INTERVAL_S, 2)
+    assert row.position == rig.portfolio.get(A)
+
+
+def test_reloaded_rules_show_their_levels_at_once() -> None:
+    rig = Rig(yes(A), yes(B))
+    rig.price(A, "0.50")
+    rig.price(B, "0.50")
+    rig.sweep()
+    rig.rule = ExitRule(stop_loss_price=Decimal("0.45"), take_profit_price=Decimal("0.90"))
+    rig.checker.sweep_soon()
+    rig.checker.run_once()
+    shown = [c.evaluation for c in rig.checker.checked_positions()]
+    assert [(e.stop_price, e.take_profit_price) for e in shown if e is not None] == [
+        (Decimal("0.45"), Decimal("0.90"))
+    ] * 2
+    rows = rig.checker.history(A)
+    assert rows is not None
+    assert [row.evaluation.stop_price for row in rows] == [Decimal("0.39"), Decimal("0.45")]
+
+
+# --- sets and the kill switch -----------------------------------------------------------------------
+
+
+def test_a_part_of_a_set_is_left_by_nothing_and_comes_under_its_rule_when_the_set_ends() -> None:
+    rig = Rig(yes(A), yes(B))
+    rig.rules[A] = replace(STOP_25, hedged=True)
+    rig.price(A, "0.10")
+    rig.price(B, "0.50")
+    rig.sweep()
+    assert not rig.desk.is_active(A)
+    assert rig.reason(A) == "hedged"
+    coverage = rig.checker.coverage()
+    assert (coverage.open, coverage.protected, coverage.is_complete) == (1, 1, True)
+    rig.rules[A] = STOP_25
+    rig.sweep()
+    assert rig.desk.is_active(A)
+
+
+def test_while_the_kill_switch_is_on_nothing_is_protected() -> None:
+    rig = Rig(yes(A), yes(B))
+    rig.rules[B] = replace(STOP_25, protect=False)
+    rig.price(A, "0.50")
+    rig.price(B, "0.50")
+    rig.sweep()
+    assert rig.checker.coverage().is_complete
+    rig.is_halted = True
+    assert rig.reason(A) == "halted"
+    assert (rig.checker.coverage().open, rig.checker.coverage().protected) == (1, 0)
+    rig.is_halted = False
+    assert rig.checker.coverage().is_complete
+
+
+# --- event groups -----------------------------------------------------------------------------------
+
+B1, B2, B3 = "KXE-26NOV22-B1", "KXE-26NOV22-B2", "KXE-26NOV22-B3"
+ALONG = replace(STOP_25, exit_with_event=True)
+GUARDED_ALONG = replace(ALONG, min_bid_size=Decimal(500), no_stop_before_close_s=1e6)
+
+
+class Quoted(Rig):
+    """Everything held is worth 0.50 and was looked at once."""
+
+    def __init__(self, *positions: Position, **others: object) -> None:
+        super().__init__(*positions, **others)  # type: ignore[arg-type]
+        for each in positions:
+            self.price(each.ticker, "0.50")
+        self.sweep()
+
+
+def group_exit(rig: Rig, ticker: str) -> bool:
+    decision = rig.decision(ticker)
+    return isinstance(decision, Exit) and decision.reason is ExitReason.EVENT_GROUP
+
+
+def test_when_one_position_of_an_event_is_stopped_the_rest_goes_in_the_same_look() -> None:
+    rig = Quoted(yes(B1), no(B2), yes(B3), yes(A), rule=ALONG)
+    rig.rules[B1] = STOP_25  # the one that is left need not go along itself
+    rig.rules[B3] = STOP_25
+    rig.price(B1, "0.30")
+    rig.checker.run_once()
+    assert [t for t in (B1, B2, B3, A) if rig.desk.is_active(t)] == [B1, B2]
+    assert group_exit(rig, B2)
+    decision = rig.decision(B2)
+    assert isinstance(decision, Exit)
+    assert decision.detail == f"{B1} was left by its stop_loss"
+
+
+@pytest.mark.parametrize(
+    ("rule", "bid"),
+    [
+        pytest.param(ExitRule(take_profit_price=Decimal("0.90")), "0.92", id="take-profit"),
+        pytest.param(ExitRule(exit_after_entry_s=1.0), "0.51", id="time stop"),
+    ],
+)
+def test_every_rule_takes_the_event_along(rule: ExitRule, bid: str) -> None:
+    rig = Rig(yes(B1), yes(B2), rule=ALONG)
+    rig.rules[B1] = STOP_25
+    rig.price(B2, "0.50")
+    rig.price(B1, "0.50")
+    rig.sweep()
+    rig.rules[B1] = rule
+    rig.price(B1, bid)
+    rig.sweep()
+    assert rig.desk.is_active(B1)
+    assert group_exit(rig, B2)
+
+
+def test_neither_a_guard_nor_a_resting_stop_delays_what_goes_along() -> None:
+    rig = Quoted(yes(B1), yes(B2), rule=GUARDED_ALONG)
+    for ticker in (B1, B2):
+        close_time = rig.clock.now() + 3_600
+        rig.cache.apply_market(Market(ticker, status=MarketStatus.ACTIVE, close_time=close_time))
+    rig.rules[B1] = STOP_25
+    rig.price(B1, "0.30")
+    rig.sweep()
+    assert rig.desk.is_active(B2)
+
+
+def test_what_has_no_price_goes_along_with_its_first_one() -> None:
+    rig = Quoted(yes(B1), yes(B2), rule=ALONG)
+    rig.price(B2, "0.00", "1.00", size="0")
+    rig.price(B1, "0.30")
+    rig.sweep()
+    assert not rig.desk.is_active(B2)
+    rig.price(B1, "0.60")  # the first one's price has come back: the mark stands
+    rig.price(B2, "0.55")
+    rig.checker.run_once()
+    assert rig.desk.is_active(B2)
+
+
+def test_what_is_sold_elsewhere_or_refused_by_the_desk_takes_nothing_along() -> None:
+    rig = Quoted(yes(B1), yes(B2), rule=ALONG)
+    rig.holds(yes(B2))  # B1 was closed by hand
+    rig.sweep()
+    assert not rig.desk.is_active(B2)
+    stopping = Quoted(yes(B1), yes(B2), rule=ALONG)
+    stopping.desk.stop(0.0)
+    stopping.price(B1, "0.30")
+    stopping.sweep()
+    assert isinstance(stopping.decision(B1), Exit)
+    assert isinstance(stopping.decision(B2), Hold), "the exit of B1 was never begun"
+
+
+def test_a_companion_opened_while_the_exit_is_under_way_is_a_new_bet() -> None:
+    rig = Quoted(yes(B1), rule=ALONG)
+    rig.price(B1, "0.30")
+    rig.sweep()
+    assert rig.desk.is_active(B1)
+    rig.holds(yes(B1), yes(B2))
+    rig.price(B2, "0.50")
+    rig.sweep()
+    rig.sweep()
+    assert not rig.desk.is_active(B2)
+
+
+def test_a_mark_is_of_this_very_position_and_does_not_pass_to_the_next_one() -> None:
+    rig = Quoted(yes(B1), yes(B2), rule=ALONG)
+    rig.price(B2, "0.00", "1.00", size="0")
+    rig.price(B1, "0.30")
+    rig.sweep()
+    assert [r.leave_with for r in rig.rule_states() if r.ticker == B2][
+        -1
+    ] == f"{B1} was left by its stop_loss"
+    rig.holds()
+    rig.holds(yes(B2))
+    rig.price(B2, "0.50")
+    rig.sweep()
+    assert not rig.desk.is_active(B2)
+    assert [r.leave_with for r in rig.rule_states() if r.ticker == B2][-1] == ""
+
+
+def test_a_companion_whose_rule_breaks_costs_the_others_nothing_and_keeps_its_mark() -> None:
+    rig = Quoted(yes(B1), yes(B2), yes(B3), rule=ALONG)
+    rig.price(B1, "0.30")
+    asked: list[str] = []
+
+    def fail_at_the_check(ticker: str) -> None:
+        if ticker == B2:
+            asked.append(ticker)
+            if len(asked) == 2:  # the first time it is asked whether it goes along, then it is checked
+                raise ZeroDivisionError("a bug in the rules of one market")
+
+    rig.on_rule = fail_at_the_check
+    rig.checker.run_once()
+    assert rig.desk.is_active(B3)
+    assert not rig.desk.is_active(B2)
+    rig.on_rule = lambda ticker: None
+    rig.price(B2, "0.51")
+    rig.checker.run_once()
+    assert rig.desk.is_active(B2)
+
+
+def left(
+    ticker: str, reason: ExitReason = ExitReason.STOP_LOSS, at: float = 1_790_000_000.0
+) -> EpisodeRecord:
+    """An exit that the run before has left open."""
+    return EpisodeRecord(
+        ticker, ticker, YES, reason, None, Decimal("0.30"), Decimal("0.01"), Decimal("0.52"), Decimal(10), at,
+        "triggered",
+    )  # fmt: skip
+
+
+def held_before(ticker: str, opened_at: float) -> PositionRecord:
+    return PositionRecord(ticker, YES, Decimal(10), Decimal("0.52"), opened_at)
+
+
+BEFORE, SINCE = 1_789_999_000.0, 1_790_000_001.0
+
+
+@pytest.mark.parametrize(
+    ("record", "opened_at", "rule", "goes"),
+    [
+        pytest.param(left(B1), BEFORE, ALONG, True, id="killed between the exit and its mark"),
+        pytest.param(left(B1), SINCE, ALONG, False, id="opened after that exit"),
+        pytest.param(left(B1), BEFORE, STOP_25, False, id="its rule does not go along"),
+        pytest.param(left(B1, ExitReason.EVENT_GROUP), BEFORE, ALONG, False, id="itself only went along"),
+        pytest.param(left(A), BEFORE, ALONG, False, id="an exit of another event"),
+        pytest.param(left(B2), BEFORE, ALONG, False, id="its own exit"),
+    ],
+)
+def test_an_exit_of_the_run_before_takes_its_event_along(
+    record: EpisodeRecord, opened_at: float, rule: ExitRule, goes: bool
+) -> None:
+    rig = Quoted(
+        yes(B1), yes(B2), rule=rule, resumed=[record],
+        positions_before=[held_before(B1, BEFORE), held_before(B2, opened_at)],
+    )  # fmt: skip
+    assert rig.desk.is_active(B2) is goes
+
+
+def test_a_mark_survives_a_restart_without_the_exit_that_made_it() -> None:
+    marked = RuleStateRecord(B2, YES, Decimal("0.52"), None, False, 0.0, f"{B1} was left by its stop_loss")
+    rig = Quoted(yes(B2), rule=ALONG, remembered=[marked])
+    assert group_exit(rig, B2)
+    other_entry = Quoted(yes(B2, entry="0.60"), rule=ALONG, remembered=[marked])
+    assert not other_entry.desk.is_active(B2)
+
+
+class EagerDesk(ExitDesk):
+    """Its worker is as fast as can be: an exit is over, and on disk, before the checker goes on."""
+
+    sender: FakeSender
+    journal: MemoryJournal
+
+    def trigger_all(self, orders: Iterable[ExitOrder]) -> int:
+        started = super().trigger_all(orders)
+        while self.run_once(self.sender):
+            continue
+        self.journal.flush()
+        return started
+
+
+class Killed:
+    """Two positions of one event over a journal, killed at the n-th point at which records are written."""
+
+    def __init__(self, desk: type[ExitDesk]) -> None:
+        self.journal = MemoryJournal()
+        self.desk_type = desk
+        self.points = 0
+        self.clock = FakeClock()
+        self.exchange = FakeExchange(self.clock)
+        self.bids = {B1: "0.50", B2: "0.50"}
+        for ticker in (B1, B2):
+            self.exchange.holds(ticker, "10")
+
+    def start(self) -> None:
+        remembered = self.journal.remembered()
+        self.cache = WebsocketPriceCache(self.clock, STALE_S)
+        self.portfolio = Portfolio(self.clock, self.journal)
+        self.portfolio.restore(remembered)
+        feed = FakeFeed()
+        feed.confirmed, feed.required = {B1, B2}, frozenset({B1, B2})
+        self.cache.require([B1, B2], [B1, B2])
+        self.desk = self.desk_type(
+            self.exchange, self.portfolio, self.exchange.prices.get, self.read, self.clock,
+            recorder=self.journal,
+        )  # fmt: skip
+        self.sender = FakeSender(self.exchange)
+        if isinstance(self.desk, EagerDesk):
+            self.desk.sender, self.desk.journal = self.sender, self.journal
+        self.desk.resume(remembered)
+        self.checker = StopLossChecker(
+            CheckerSettings(INTERVAL_S, STALE_S, Decimal("0.01")), self.cache, self.portfolio, feed,
+            lambda ticker: ALONG, self.desk, lambda refresh: None, lambda: None, self.clock, self.journal,
+            remembered.rule_states, remembered.episodes,
+        )  # fmt: skip
+        self.read()
+
+    def read(self) -> None:
+        self.portfolio.apply_read(self.exchange.positions(), self.clock.monotonic())
+
+    def run(self, passes: int = 3) -> None:
+        for _ in range(passes):
+            for ticker, bid in self.bids.items():
+                self.exchange.prices.set(ticker, bid)
+                self.cache.apply_market(Market(ticker, status=MarketStatus.ACTIVE))
+                price = Decimal(bid)
+                self.cache.apply(
+                    Quote(
+                        ticker, price, price + Decimal("0.01"), Decimal(100), Decimal(100), None, 0,
+                        self.clock.monotonic(), self.clock.now(), PriceSource.WS, 1,
+                    )
+                )  # fmt: skip
+            self.clock.advance(INTERVAL_S)
+            self.read()
+            self.checker.run_once()
+            while self.desk.run_once(self.sender):
+                continue
+
+    def kill_at(self, point: int) -> None:
+        def pass_point(name: str) -> None:
+            self.points += 1
+            if self.points == point:
+                raise KilledHere
+
+        self.journal.at_point = pass_point
+
+    def restart(self) -> None:
+        self.journal.crash()
+        self.journal.at_point = lambda name: None
+        self.clock.advance(5)
+        self.bids[B1] = "0.50"  # it has come back meanwhile
+        self.start()
+        self.run(8)
+
+
+@pytest.mark.parametrize(
+    "desk", [ExitDesk, EagerDesk], ids=["the worker comes later", "the worker is faster"]
+)
+def test_whenever_it_is_killed_no_exit_that_was_begun_has_lost_its_companions(desk: type[ExitDesk]) -> None:
+    outcomes = set()
+    for point in range(1, 200):
+        rig = Killed(desk)
+        rig.start()
+        rig.run(2)
+        rig.journal.flush()
+        rig.kill_at(point)
+        rig.bids[B1] = "0.30"
+        try:
+            rig.run()
+        except KilledHere:
+            rig.restart()
+        held = set(rig.exchange.positions())
+        assert held in (set(), {B1, B2}, {B1}), f"killed at point {point}: B1 was left and B2 was not"
+        outcomes.add(frozenset(held))
+        if rig.points < point:
+            break
+    assert rig.points < point, "every point was tried"
+    assert frozenset() in outcomes
+
+
+def test_a_mark_that_could_not_be_looked_at_is_not_of_the_position_opened_after() -> None:
+    rig = Quoted(yes(B1), yes(B2), rule=ALONG)
+    asked: list[str] = []
+
+    def fail_once_it_is_marked(ticker: str) -> None:
+        if ticker == B2:
+            asked.append(ticker)
+            if len(asked) > 1:
+                raise ZeroDivisionError("a bug in the rules of one market")
+
+    rig.price(B1, "0.30")
+    rig.on_rule = fail_once_it_is_marked
+    rig.checker.run_once()
+    rig.holds()
+    rig.holds(yes(B2))
+    rig.on_rule = lambda ticker: None
+    rig.price(B2, "0.51")
+    rig.sweep()
+    assert not rig.desk.is_active(B2)
+
+
+def test_a_mark_is_kept_though_the_look_that_took_it_failed() -> None:
+    rig = Quoted(yes(B1), yes(B2), rule=ALONG)
+    rig.rules[B2] = replace(ALONG, stop_loss_pct="broken")  # type: ignore[arg-type]
+    rig.price(B1, "0.30")
+    rig.checker.run_once()
+    assert rig.desk.is_active(B1)
+    del rig.rules[B2]
+    rig.price(B2, "0.51")
+    rig.checker.run_once()
+    assert group_exit(rig, B2)
+
+
+def test_where_all_of_an_event_is_stopped_at_once_each_is_looked_at_again_once() -> None:
+    rig = Quoted(yes(B1), yes(B2), yes(B3), rule=ALONG)
+    for ticker in (B1, B2, B3):
+        rig.price(ticker, "0.30")
+    rig.sweep()
+    assert all(rig.desk.is_active(ticker) for ticker in (B1, B2, B3))
+    for ticker in (B1, B2, B3):
+        rows = rig.checker.history(ticker)
+        assert rows is not None
+        decision = rows[-1].evaluation.decision
+        assert (rows[-1].repeats, getattr(decision, "reason", None)) == (2, ExitReason.STOP_LOSS)

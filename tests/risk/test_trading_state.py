@@ -30,8 +30,9 @@ def test_state_from_inputs(previous: TradingState, inputs: StateInputs) -> None:
 
 
 def test_every_reason_is_named() -> None:
-    worst = next_state(TradingState.ACTIVE, StateInputs(False, False, True, True, True))
-    assert len(worst.why.split("; ")) == 5
+    worst = next_state(TradingState.ACTIVE, StateInputs(False, False, *[True] * (len(NAMES) - 2)))
+    assert len(worst.why.split("; ")) == len(NAMES)
+    assert worst.why.startswith("the kill switch is on")
 
 
 def test_exits_go_on_while_reducing_and_entries_only_when_active() -> None:

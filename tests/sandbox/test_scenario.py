@@ -61,7 +61,7 @@ def test_the_default_scenario_drops_one_yes_and_one_no_position() -> None:
     venue = Venue(default_scenario(), clock=clock, seed=7)
     started = clock.now()
     held = {p.ticker: p for p in venue.exchange.ledger.positions.values()}
-    assert len(venue.exchange.markets) == 8
+    assert len(venue.exchange.markets) == 11
     assert len(held) == 6
     crossed: dict[str, float] = {}
     for _ in range(450):

@@ -14,6 +14,7 @@ from base.model.events import PositionUpdate
 from base.model.market import ONE, BookSide, OutcomeSide
 from base.model.position import Fill, Position
 from base.store.portfolio import AGREEMENT_S, READ_LAG_S, Portfolio
+from base.store.realized import Holding, replay
 from base.store.reconcile import Correction, CorrectionKind
 from base.store.records import (
     AttemptRecord,
@@ -23,6 +24,7 @@ from base.store.records import (
     PositionRecord,
     Record,
     Remembered,
+    ResultRecord,
 )
 from tests.fakes.clock import FakeClock
 from tests.fakes.positions import by_ticker
@@ -532,6 +534,7 @@ class RecordedRig(Rig):
             orders=tuple(o for o in newest(OrderRecord) if isinstance(o, OrderRecord)),
             fills=tuple(f for f in newest(FillRecord) if isinstance(f, FillRecord)),
             ledgers=tuple(x for x in newest(LedgerRecord) if isinstance(x, LedgerRecord)),
+            results=tuple(x for x in newest(ResultRecord) if isinstance(x, ResultRecord)),
         )
 
 
@@ -716,8 +719,13 @@ def test_a_fill_before_the_first_read_is_left_to_the_days_fills() -> None:
     rig = RecordedRig(remembered=Remembered())
     closing = fill("t1", "4", "0.40", fee="0.04")
     rig.portfolio.apply_fill(closing)
-    assert rig.portfolio.unbooked([closing]) == [closing], "nobody knew what it closed"
-    assert rig.portfolio.ledger().fees == 0
+    assert rig.portfolio.ledger().fees == 0, "nobody knew what it closed"
+    steps = replay([closing], Holding(Decimal(10), Decimal("0.50")))
+    assert rig.portfolio.book_missed(rig.portfolio.ledger().day, steps) == 1
+    assert (rig.portfolio.ledger().realized, rig.portfolio.ledger().fees) == (
+        Decimal("-0.40"),
+        Decimal("0.04"),
+    )
 
 
 def test_orders_that_left_here_or_before_a_restart_are_known() -> None:

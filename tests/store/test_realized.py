@@ -15,11 +15,13 @@ from base.model.order import to_yes_leg
 from base.model.position import Fill, Position
 from base.store.realized import (
     Holding,
+    Payout,
     Step,
     in_time_order,
     only_open,
     opening_entry,
     replay,
+    settling_fee,
     signed_count,
 )
 
@@ -211,3 +213,32 @@ def test_what_contracts_had_cost_is_not_told_by_another_position() -> None:
     fills = trades("-4 0.70")
     assert opening_entry(fills, D(10), None) is None
     assert opening_entry(fills, D(10), Position(T, OutcomeSide.YES, D(5), D("0.50"))) is None
+
+
+@pytest.mark.parametrize(
+    ("fees_paid", "signed", "counts", "fee"),
+    [
+        ("0.0269", "10", ["10"], "0.0169"),
+        ("0.0100", "10", ["10"], "0"),
+        ("0.0050", "10", ["10"], "0"),
+        ("0.0300", "10", ["6"], "0"),
+        ("0.0300", "10", [], "0"),
+        (None, "10", ["10"], "0"),
+    ],
+    ids=[
+        "more than its fills tell",
+        "just what they tell",
+        "less than they tell",
+        "older fills are not listed",
+        "none is listed",
+        "the exchange does not say",
+    ],
+)
+def test_what_settling_itself_cost(fees_paid: str | None, signed: str, counts: list[str], fee: str) -> None:
+    fills = [
+        Fill(f"t{n}", "o", T, BookSide.BID, Decimal(count), Decimal("0.04"), Decimal("0.01"), n)
+        for n, count in enumerate(counts)
+    ]
+    paid = None if fees_paid is None else Decimal(fees_paid)
+    payout = Payout(T, 9, Decimal(signed), Decimal("0.40"), Decimal(0), paid)
+    assert settling_fee(payout, fills) == Decimal(fee)

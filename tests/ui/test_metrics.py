@@ -96,3 +96,17 @@ def test_a_field_missing_or_odd_spoils_no_other() -> None:
 def test_no_position_is_named() -> None:
     text = render_metrics(example_status()).decode()
     assert not any(position["ticker"] in text for position in example_status()["positions"])
+
+
+def test_money_is_told_by_strategy_and_an_unknown_sum_is_left_out() -> None:
+    status = example_status()
+    status["pnl"]["by_strategy"] = {
+        "": {"realized_today": "-1.57", "unrealized": None, "fees_today": "0.17"},
+        "value": {"realized_today": "0.0625", "unrealized": "24.18", "fees_today": "0.00"},
+    }
+    found = read(status)
+    assert found["backstop_strategy_realized_pnl_today_dollars", (("strategy", ""),)] == -1.57
+    assert found["backstop_strategy_realized_pnl_today_dollars", (("strategy", "value"),)] == 0.0625
+    assert found["backstop_strategy_unrealized_pnl_dollars", (("strategy", "value"),)] == 24.18
+    assert ("backstop_strategy_unrealized_pnl_dollars", (("strategy", ""),)) not in found
+    assert found["backstop_strategy_fees_today_dollars", (("strategy", ""),)] == 0.17

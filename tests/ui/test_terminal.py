@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from base.ui.terminal import print_explain, print_status
 from tests.ui.documents import EVALUATIONS, broken_documents, covered_status, example_status
+
+START = 1_795_359_600.25
+"""A quarter second after 15:00 UTC."""
 
 
 def status_text(document: dict[str, Any], *, color: bool = False) -> str:
@@ -19,7 +23,7 @@ def status_text(document: dict[str, Any], *, color: bool = False) -> str:
 
 def explain_text(rows: list[dict[str, Any]], *, color: bool = False) -> str:
     out = io.StringIO()
-    print_explain("KX-A", rows, out, color=color)
+    print_explain("KX-A", rows, out, color=color, zone=UTC)
     return out.getvalue()
 
 
@@ -166,12 +170,105 @@ def test_text_from_outside_cannot_command_the_terminal(color: bool) -> None:
     assert "[bold]:smile:" in text
 
 
-def test_explain_is_a_timeline() -> None:
-    lines = explain_text(EVALUATIONS).splitlines()
-    assert "KX-A" in lines[0]
-    assert squeezed(lines[2]) == "15:00:00.250 ×7 hold within rules 0.5000 120.00 0.4 s 0.3900 – ws"
-    assert squeezed(lines[3]).startswith("15:00:14.750 exit stop loss 0.3800 15.00 ")
-    assert lines[3].rstrip().endswith("0.3800 is at or below 0.3900")
+def look(at: float, why: str = "within_rules", **fields: Any) -> dict[str, Any]:
+    """One row of ten YES contracts bought at 0.52 with a stop at 0.39."""
+    return {
+        "at": at,
+        "last_at": at,
+        "outcome_side": "yes",
+        "count": "10.00",
+        "entry_price": "0.5200",
+        "exit_value": "0.5000",
+        "bid_size": "120.00",
+        "price_age_s": 0.4,
+        "price_source": "ws",
+        "decision": "hold",
+        "why": why,
+        "detail": "",
+        "stop_price": "0.3900",
+        "take_profit_price": None,
+        "stop_basis": "stop, 25 % under entry 0.52",
+        "take_profit_basis": "",
+        "guards": "",
+        "repeats": 1,
+    } | fields
+
+
+def test_explain_begins_with_what_is_held_and_what_would_leave_it() -> None:
+    lines = explain_text([look(START, take_profit_price="0.9000", take_profit_basis="set by the rule")])
+    assert lines.splitlines()[:3] == [
+        "KX-A: 10.00 yes held from 0.5200, worth 0.5000 a contract (0.4 s old, stream)",
+        "Leaves at or below 0.3900 (stop, 25 % under entry 0.52): 0.1100 away",
+        "Leaves at or above 0.9000 (take-profit, set by the rule): 0.4000 away",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        pytest.param(look(START, "stop_loss", decision="exit"), "It is being left: stop loss", id="leaving"),
+        pytest.param(look(START, "hedged", stop_price=None), "No price level is in force", id="hedged"),
+        pytest.param(
+            look(START, "no_bid", exit_value=None),
+            "Leaves at or below 0.3900 (stop, 25 % under entry 0.52)",
+            id="no bid: how far is not known",
+        ),
+    ],
+)
+def test_the_second_line_of_explain(row: dict[str, Any], says: str) -> None:
+    assert explain_text([row]).splitlines()[1] == says
+
+
+def test_explain_is_a_timeline_of_states_the_newest_last() -> None:
+    lines = explain_text(
+        [
+            look(START, last_at=START + 8, repeats=5),
+            look(START + 10, exit_value="0.4400", bid_size=None, price_source="rest"),
+            look(START + 14.5, "guarded", exit_value="0.3800", guards="waiting: seen in 1 of 2 updates"),
+            look(
+                START + 15,
+                "stop_loss",
+                decision="exit",
+                exit_value="0.3700",
+                price_age_s=0.0,
+                guards="passed",
+                detail="bid 0.37 at or below stop 0.39",
+                last_at=START + 17,
+                repeats=2,
+            ),
+        ]
+    ).splitlines()
+    assert lines[2:] == [
+        "Looks so far, times in UTC:",
+        "Nov 22 15:00:00  HOLD: within its rules, for 14.5 s, seen 6×",
+        "    15:00:00.250  bid 0.5000 for 120.00 contracts (0.4 s old, stream); stop 0.3900, seen 5×",
+        "    15:00:10.250  bid 0.4400 (0.4 s old, REST read); stop 0.3900",
+        "Nov 22 15:00:14  HOLD: a rule has triggered, a guard delays it, for 0.5 s, seen 1×",
+        "    15:00:14.750  bid 0.3800 for 120.00 contracts (0.4 s old, stream); stop 0.3900",
+        "    guards: waiting: seen in 1 of 2 updates",
+        "Nov 22 15:00:15  EXIT: stop loss, for 2.0 s, seen 2×",
+        "    15:00:15.250  bid 0.3700 for 120.00 contracts (0.0 s old, stream); stop 0.3900, seen 2×",
+        "    guards: passed",
+        "    bid 0.37 at or below stop 0.39",
+    ]
+
+
+def test_explain_tells_times_of_the_zone_that_it_is_given() -> None:
+    out = io.StringIO()
+    print_explain("KX-A", [look(START)], out, color=False, zone=timezone(timedelta(hours=-5), "EST"))
+    assert "Looks so far, times in EST:" in out.getvalue()
+    assert "Nov 22 10:00:00  HOLD" in out.getvalue()
+
+
+@pytest.mark.parametrize("why", ["by_choice", "hedged"])
+def test_what_no_rule_leaves_on_purpose_is_listed_and_alarms_nobody(why: str) -> None:
+    document = covered_status()
+    document["coverage"]["unprotected"] = [{"ticker": "KX-H", "reason": why}]
+    document["positions"][0] |= {"protected": False, "reason": why}
+    text = status_text(document)
+    assert text.startswith("COVERAGE: all 3 open positions protected")
+    assert "NOT PROTECTED" not in text
+    assert f"KX-H: {why.replace('_', ' ')}" in text
 
 
 def test_explain_without_evaluations_says_so() -> None:
@@ -186,4 +283,19 @@ def test_explain_bears_missing_and_hostile_fields() -> None:
     ]
     text = explain_text(rows)
     assert "\x1b" not in text
-    assert len(text.splitlines()) == 2 + len(rows)
+    assert text.count("no price to act on") == 1 + len(rows)
+
+
+@pytest.mark.parametrize("at", [1e300, -1e300, float("nan"), float("inf")])
+def test_explain_bears_a_time_that_no_calendar_has(at: float) -> None:
+    assert "HOLD: within its rules" in explain_text([look(at)])
+
+
+def test_money_is_told_by_strategy_when_there_is_more_than_one() -> None:
+    alone = {"value": {"realized_today": "0.0625", "unrealized": "24.18", "fees_today": "0.01"}}
+    other = {"": {"realized_today": "-1.57", "unrealized": None, "fees_today": "0.17"}}
+    pnl = covered_status()["pnl"]
+    assert "(opened elsewhere)" not in status_text(changed(pnl=pnl | {"by_strategy": other}))
+    text = status_text(changed(pnl=pnl | {"by_strategy": alone | other}))
+    assert squeezed(line_with(text, "value")) == "value 0.0625 24.18 0.01"
+    assert squeezed(line_with(text, "(opened")) == "(opened elsewhere) -1.57 – 0.17"

@@ -1,0 +1,193 @@
+"""The evaluations of one position as a story: what is held, what would leave it, and what was seen since.
+
+Pure: rows of the daemon's answer in, lines out. Any field may be missing or of a newer kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, TypeGuard
+
+UNKNOWN = "–"
+
+_WORDS = {
+    "within_rules": "within its rules",
+    "guarded": "a rule has triggered, a guard delays it",
+    "hold_below": "a rule has triggered, held below the least that its rule sells at",
+    "no_stop_near_close": "a stop has triggered, stops rest so near the close",
+    "no_rule": "no rule would ever leave it",
+    "by_choice": "left alone by choice (protect = false)",
+    "hedged": "part of a set that cannot lose",
+    "no_price": "no price known",
+    "stale_price": "price too old",
+    "no_bid": "nobody bids",
+    "below_floor": "bid below the floor",
+    "crossed": "crossed book, no price",
+    "paused": "market paused",
+    "closed": "market closed",
+    "not_open": "market not open",
+    "event_group": "goes with another position of its event",
+}
+_SOURCES = {"ws": "stream", "snapshot": "stream", "rest": "REST read", "none": "no source"}
+
+
+class Tone(StrEnum):
+    """How a line is meant; the terminal chooses the color."""
+
+    PLAIN = "plain"
+    QUIET = "quiet"
+    STATE = "state"
+    ALARM = "alarm"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    text: str
+    tone: Tone = Tone.PLAIN
+
+
+def tell_timeline(ticker: str, rows: Sequence[Mapping[str, Any]], zone: tzinfo | None) -> list[Line]:
+    """The lines of one position, the newest look last; `zone` None is this machine's own."""
+    lines = [
+        *_heading(ticker, rows[-1]),
+        Line(f"Looks so far, times in {_moment(rows[-1].get('at'), zone, '%Z')}:"),
+    ]
+    states = _states(rows)
+    ends = [later[0].get("at") for _, later in pairwise(states)] + [rows[-1].get("last_at")]
+    for state, end in zip(states, ends, strict=True):
+        lines += _state_lines(state, end, zone)
+    return lines
+
+
+def _heading(ticker: str, last: Mapping[str, Any]) -> list[Line]:
+    held = UNKNOWN
+    if last.get("count") is not None:
+        held = f"{last['count']} {_said(last.get('outcome_side'))} held from {_said(last.get('entry_price'))}"
+    value = last.get("exit_value")
+    now = f"worth {value} a contract" if value is not None else "no price to act on"
+    lines = [Line(f"{ticker}: {held}, {now} ({_age_and_source(last)})", Tone.STATE)]
+    if last.get("decision") == "exit":
+        return [*lines, Line(f"It is being left: {_why(last)}", Tone.ALARM)]
+    for level, basis, side in (("stop_price", "stop_basis", "below"), ("take_profit_price", "", "above")):
+        if last.get(level) is not None:
+            words = _said(last.get(basis or "take_profit_basis"), "")
+            words = f"take-profit{', ' if words else ''}{words}" if side == "above" else words or "stop"
+            away = _distance(value, last[level])
+            lines.append(Line(f"Leaves at or {side} {last[level]} ({words}){away}"))
+    if len(lines) == 1:
+        lines.append(Line("No price level is in force"))
+    return lines
+
+
+def _distance(value: object, level: object) -> str:
+    first, second = _number(value), _number(level)
+    if first is None or second is None:
+        return ""
+    return f": {abs(first - second):.4f} away"
+
+
+def _states(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Rows in a row with the same verdict."""
+    states: list[list[Mapping[str, Any]]] = []
+    for row in rows:
+        verdict = (row.get("decision"), row.get("why"))
+        if states and (states[-1][-1].get("decision"), states[-1][-1].get("why")) == verdict:
+            states[-1].append(row)
+        else:
+            states.append([row])
+    return states
+
+
+def _state_lines(state: Sequence[Mapping[str, Any]], end: object, zone: tzinfo | None) -> list[Line]:
+    first, last = state[0], state[-1]
+    is_exit = last.get("decision") == "exit"
+    seen = sum(_times(row) for row in state)
+    verdict = f"{_said(last.get('decision')).upper()}: {_why(last)}"
+    start = first.get("at")
+    heading = f"{_moment(start, zone, '%b %d %H:%M:%S')}  {verdict}, for {_lasted(start, end)}, seen {seen}×"
+    lines = [Line(heading, Tone.ALARM if is_exit else Tone.STATE)]
+    for row in state:
+        times = f", seen {_times(row)}×" if _times(row) > 1 else ""
+        text = f"{_moment(row.get('at'), zone, '%H:%M:%S.%f')[:12]}  {_price(row)}; {_levels(row)}{times}"
+        lines.append(Line(f"    {text}"))
+    if last.get("guards"):
+        lines.append(Line(f"    guards: {last['guards']}"))
+    if last.get("detail"):
+        lines.append(Line(f"    {last['detail']}", Tone.QUIET))
+    return lines
+
+
+def _price(row: Mapping[str, Any]) -> str:
+    if row.get("exit_value") is None:
+        return f"no price to act on ({_age_and_source(row)})"
+    size = f" for {row['bid_size']} contracts" if row.get("bid_size") is not None else ""
+    return f"bid {row['exit_value']}{size} ({_age_and_source(row)})"
+
+
+def _levels(row: Mapping[str, Any]) -> str:
+    found = []
+    for name, level in (("stop", "stop_price"), ("take-profit", "take_profit_price")):
+        if row.get(level) is not None:
+            found.append(f"{name} {row[level]}")
+    return ", ".join(found) or "no level in force"
+
+
+def _age_and_source(row: Mapping[str, Any]) -> str:
+    source = _SOURCES.get(_said(row.get("price_source")), _said(row.get("price_source")))
+    age = row.get("price_age_s")
+    return f"{span_text(age)} old, {source}" if _is_number(age) else source
+
+
+def _why(row: Mapping[str, Any]) -> str:
+    why = _said(row.get("why"))
+    return _WORDS.get(why, why.replace("_", " "))
+
+
+def _times(row: Mapping[str, Any]) -> int:
+    repeats = row.get("repeats")
+    return repeats if isinstance(repeats, int) and repeats > 0 else 1
+
+
+def _lasted(start: object, end: object) -> str:
+    if not _is_number(start) or not _is_number(end):
+        return UNKNOWN
+    return span_text(max(0.0, end - start))
+
+
+def span_text(seconds: Any) -> str:
+    """A span for people: 14.5 s, 12 min, 3 h; what is no number is unknown."""
+    if not _is_number(seconds):
+        return UNKNOWN
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+
+
+def _moment(at: Any, zone: tzinfo | None, form: str) -> str:
+    if not _is_number(at):
+        return UNKNOWN
+    try:
+        return datetime.fromtimestamp(at, UTC).astimezone(zone).strftime(form)
+    except (OverflowError, ValueError, OSError):  # no date that a calendar has
+        return UNKNOWN
+
+
+def _number(value: object) -> Decimal | None:
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _said(value: object, missing: str = UNKNOWN) -> str:
+    return missing if value is None or value == "" else str(value)
