@@ -241,7 +241,7 @@ class Daemon:
             self._remembered.rule_states,
             resumed=self._remembered.episodes,
             halted=lambda: not self._may_exit(),
-            others_quote=self._openings.others_quote,
+            others_quote=self._openings.others_quotes.quote_for,
         )
         self._account.attach(
             self._desk,

@@ -15,6 +15,7 @@ from base.app.entries import EntryDesk, EntryResult
 from base.app.entry_sets import SetDesk, SetResult
 from base.app.exchange import Exchange
 from base.app.hedge_book import HedgeBook
+from base.app.others_quote import OthersQuotes
 from base.app.services import PeriodicService
 from base.app.strategy_runner import StrategyRunner, ViewSources
 from base.app.ui_metrics import ThreadHealth
@@ -26,18 +27,15 @@ from base.kalshi.rate_limit import Lane
 from base.kalshi.websocket_client import NoFeed, WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import OrderUpdate
-from base.model.market import OutcomeSide, Quote
-from base.model.position import Fill, Position
+from base.model.position import Fill
 from base.model.rules import ExitRule
 from base.risk.limits import Limits
-from base.risk.own_orders import is_only_ours, without_own
 from base.risk.trading_state import TradingState
 from base.store.journal import Journal
 from base.store.portfolio import Portfolio
 from base.store.records import Remembered
 from base.strategy.interface import AmendIntent, CancelIntent, OrderIntent, SetIntent
 
-MASKED_S = 1.0
 OPENS_NOTHING = "guard"
 """The strategy for which nobody has to know how much money there is."""
 
@@ -69,7 +67,6 @@ class Openings:
 
     def __init__(self, config: Config, around: Surroundings, clock: Clock) -> None:
         self._around = around
-        self._clock = clock
         self._is_paper = around.paper is not None
         self.entries = EntryDesk(
             around.gateway,
@@ -127,7 +124,7 @@ class Openings:
             clock,
             config.strategy_interval_s,
         )
-        self._masked_since: dict[str, float] = {}  # owned by the checker's thread; see `others_quote`
+        self.others_quotes = OthersQuotes(self.entries.resting_in, around.feed.depth, clock)
         wants_balance = self._is_paper or config.strategy != OPENS_NOTHING
         self.services: tuple[PeriodicService, ...] = (
             self.entries.service,
@@ -160,24 +157,6 @@ class Openings:
     def rules(self, rule_of: Callable[[str], ExitRule]) -> Callable[[str], ExitRule]:
         """The rule in force for each market, given what is part of a set."""
         return self.hedges.rules(rule_of)
-
-    def others_quote(self, position: Position, quote: Quote) -> Quote:
-        """The quote without our own resting orders; called by the checker's thread alone.
-
-        Where nobody but us pays the best bid, what others pay is only taken for the price after `MASKED_S`:
-        an order of ours that has just filled is still known here for a moment, and its place in the book
-        is another's by then.
-        """
-        ticker, side = position.ticker, position.outcome_side
-        own = self.entries.resting_in(ticker, side)
-        if not own or not is_only_ours(quote, side, own):
-            self._masked_since.pop(ticker, None)
-            return without_own(quote, side, own, ()) if own else quote
-        now = self._clock.monotonic()
-        if now - self._masked_since.setdefault(ticker, now) < MASKED_S:
-            return quote
-        yes_bids, no_bids = self._around.feed.depth(ticker)
-        return without_own(quote, side, own, yes_bids if side is OutcomeSide.YES else no_bids)
 
     def make(self) -> None:
         """Construct the strategy. Raises ConfigError."""

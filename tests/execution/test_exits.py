@@ -78,6 +78,7 @@ class Rig:
         self.clock = FakeClock()
         self.exchange = FakeExchange(self.clock, caps=caps)
         self.reads_wanted = 0
+        self.begun: list[str] = []
         self.is_reading = True
         self._ids = iter(range(1, 10_000))
         self.notebook = Notebook(self.exchange)
@@ -97,7 +98,12 @@ class Rig:
             workers=1,
             new_id=lambda: f"e{next(self._ids)}",
             recorder=self.notebook,
+            began=self._note_begun,
         )
+
+    def _note_begun(self, ticker: str) -> None:
+        assert self.desk.is_active(ticker)  # and so nothing is held that others wait for
+        self.begun.append(ticker)
 
     def restart(self, away_s: float = 2.0) -> None:
         """The program is killed here and starts again: all it knows is what was written down."""
@@ -779,6 +785,16 @@ def test_an_exit_that_waits_for_the_budget_is_on_disk_and_announced_meanwhile() 
         rig.desk.run_once(rig.sender)
     assert not rig.orders
     assert rig.notebook.committed == {"KXMANY-1", "KXMANY-2"}
+
+
+def test_each_exit_that_begins_is_told_of_once() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.hold(OTHER, "20")
+    nothing_held = "KXNONE-1"
+    rig.desk.trigger_all([order_for(T), order_for(nothing_held), order_for(OTHER)])
+    rig.desk.trigger_all([order_for(T)])
+    assert rig.begun == [T, OTHER]
 
 
 def test_losses_in_dollars_decide_not_contracts() -> None:

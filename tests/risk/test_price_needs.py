@@ -17,8 +17,9 @@ def need(
     age_s: float | None = 10.0,
     status: MarketStatus = MarketStatus.ACTIVE,
     is_confirmed: bool = True,
+    is_held: bool = True,
 ) -> MarketNeed:
-    return MarketNeed(ticker, status, age_s, STALE_S, is_confirmed)
+    return MarketNeed(ticker, status, age_s, STALE_S, is_confirmed, is_held)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,9 @@ def need(
         (need(status=MarketStatus.UNKNOWN, age_s=0.1), True, Why.MISSING),
         (need(age_s=1.9, is_confirmed=False), False, Why.FEED_DOWN),
         (need(age_s=1.0, is_confirmed=False), False, None),
+        (need(age_s=14.0, is_confirmed=False, is_held=False), False, None),
+        (need(age_s=16.0, is_confirmed=False, is_held=False), False, Why.FEED_DOWN),
+        (need(age_s=None, is_held=False), False, Why.MISSING),
         (need(age_s=30.0, status=MarketStatus.CLOSED), False, None),
         (need(age_s=61.0, status=MarketStatus.CLOSED), True, Why.STALE),
     ],
@@ -48,6 +52,9 @@ def need(
         "a ticking price does not say whether the market trades",
         "the feed is down",
         "the feed is down, and it was just read",
+        "the feed is down, and only a strategy watches it",
+        "only watched, and it is time",
+        "only watched, and never priced",
         "closed: no price to learn",
         "closed: asked each minute what became of it",
     ],
