@@ -244,10 +244,10 @@ def _show_status(config: Config, clock: Clock, *, as_json: bool, watch: bool) ->
 
 
 def _show_evaluations(config: Config, ticker: str) -> int:
-    rows = read_evaluations(config, ticker)
+    told = read_evaluations(config, ticker)
     from base.ui.terminal import print_explain
 
-    print_explain(ticker, rows, sys.stdout, color=_use_color())
+    print_explain(ticker, told.rows, sys.stdout, color=_use_color(), trading_mode=told.trading_mode)
     return EXIT_OK
 
 

@@ -35,6 +35,8 @@ MARKETS_MAX = 500
 LISTED_MAX = 1_000
 """Markets read for one filter, of which the first to close are taken: five pages."""
 EVENTS_MAX = 200
+NOTHING_FOUND_S = 900.0
+"""How often a filter that no open market fits is named: its series may only be between two events."""
 
 
 class MarketReader(Protocol):
@@ -98,6 +100,7 @@ class Discovery:
         self._is_confirmed = is_confirmed
         self._kept = kept
         self._warnings = RepeatedWarnings()
+        self._nothing = RepeatedWarnings(NOTHING_FOUND_S)
         # Owned by the thread: what was found so far.
         self._named: dict[str, float] = {}  # tickers that the exchange knows -> when that was learned
         self._asked_at: dict[str, float] = {}  # tickers that it does not know -> when it was asked
@@ -110,6 +113,7 @@ class Discovery:
         self._events: dict[str, Event] = {}
         self._left_out = 0
         self._unknown: tuple[str, ...] = ()
+        self._nothing_for: tuple[str, ...] = ()  # series and events without an open market
         self._failures = 0
         self._last_error = ""
         self.service = PeriodicService("discovery", READ_EVERY_S, self.run_once, clock, spacing_s=SPACING_S)
@@ -135,6 +139,7 @@ class Discovery:
                 "markets": len(self._watched),
                 "left_out": self._left_out,
                 "unknown": list(self._unknown[:20]),
+                "nothing_for": list(self._nothing_for),
                 "events": len(self._events),
                 "failures": self._failures,
                 "last_error": self._last_error,
@@ -205,6 +210,15 @@ class Discovery:
                 of_event=wanted.event or None,
                 read=LISTED_MAX,
             )
+        if not snapshots and self._nothing.allow(f"{wanted}", now) is not None:
+            log_event(
+                logger,
+                logging.WARNING,
+                "discovered_nothing",
+                series=wanted.series or None,
+                of_event=wanted.event or None,
+                remedy="look whether the name is right; it is asked for again",
+            )
         self._found[wanted] = _Found(tuple(s.market for s in snapshots), now)
         return snapshots
 
@@ -226,6 +240,9 @@ class Discovery:
                     chosen.setdefault(market.ticker, market)
         with self._lock:
             self._left_out = left_out
+            self._nothing_for = tuple(
+                sorted(f.series or f.event for f, found in self._found.items() if not found.markets)[:20]
+            )
             self._unknown = tuple(sorted(self._asked_at.keys() - self._named.keys()))
         return chosen
 

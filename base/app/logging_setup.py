@@ -19,10 +19,11 @@ from enum import Enum
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from types import MappingProxyType
 from typing import TextIO
 
 from base.errors import ConfigError
-from base.log import FIELDS_ATTRIBUTE, escape
+from base.log import FIELDS_ATTRIBUTE, escape, format_fields
 
 FILE_BYTES_MAX = 10_000_000
 FILES_KEPT = 5
@@ -91,12 +92,21 @@ def redact(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-11-22T15:00:00.123Z INFO  stop-loss    event=… key=value`; a traceback follows, indented."""
+    """`2026-11-22T15:00:00.123Z INFO  stop-loss    event=… key=value`; a traceback follows, indented.
+
+    `marks` are fields that every event ends with, unless it has them itself.
+    """
+
+    def __init__(self, marks: Mapping[str, object]) -> None:
+        super().__init__()
+        self._marks = marks
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
         if not hasattr(record, FIELDS_ATTRIBUTE):  # events are escaped already
             message = escape(redact(message))
+        elif missing := _missing(self._marks, record):
+            message = f"{message} {format_fields(missing)}"
         line = (
             f"{_utc(record.created)} {record.levelname:<{LEVEL_WIDTH}} "
             f"{escape(record.threadName or '-'):<{THREAD_WIDTH}} {message}"
@@ -109,6 +119,10 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, with the same fields as the text."""
 
+    def __init__(self, marks: Mapping[str, object]) -> None:
+        super().__init__()
+        self._marks = marks
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": _utc(record.created),
@@ -116,7 +130,9 @@ class JsonFormatter(logging.Formatter):
             "thread": record.threadName,
             "logger": record.name,
         }
-        fields: Mapping[str, object] = getattr(record, FIELDS_ATTRIBUTE, {"message": record.getMessage()})
+        fields: Mapping[str, object] = {"message": record.getMessage()}
+        if hasattr(record, FIELDS_ATTRIBUTE):
+            fields = {**getattr(record, FIELDS_ATTRIBUTE), **_missing(self._marks, record)}
         line |= {f"{key}_" if key in line else key: _field(key, value) for key, value in fields.items()}
         trace = _traceback(self, record)
         if trace:
@@ -131,8 +147,16 @@ class _RotatingFile(RotatingFileHandler):
         return open(self.baseFilename, "a", encoding=self.encoding, opener=_open_private)
 
 
-def configure_logging(level: str, fmt: str, file: Path | None, *, stream: TextIO | None = None) -> None:
-    """Send all logs to standard output (or `stream`), and to a file that rotates at 10 MB, five kept.
+def configure_logging(
+    level: str,
+    fmt: str,
+    file: Path | None,
+    *,
+    stream: TextIO | None = None,
+    marks: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Send all logs to standard output (or `stream`), and to a file that rotates at 10 MB, five kept; every
+    event bears the `marks`.
 
     Calling it again replaces the handlers. A disk that is full costs the file's lines, not the daemon.
     Raises ConfigError when the file cannot be opened.
@@ -147,7 +171,7 @@ def configure_logging(level: str, fmt: str, file: Path | None, *, stream: TextIO
             old.close()
     for handler in handlers:
         handler.name = HANDLER_NAME
-        handler.setFormatter(JsonFormatter() if fmt == "json" else TextFormatter())
+        handler.setFormatter(JsonFormatter(marks) if fmt == "json" else TextFormatter(marks))
         root.addHandler(handler)
     root.setLevel(level)
     logging.raiseExceptions = False  # a full disk or closed pipe must not print tracebacks line after line
@@ -166,6 +190,12 @@ def _file_handler(file: Path) -> logging.Handler:
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _missing(marks: Mapping[str, object], record: logging.LogRecord) -> dict[str, object]:
+    """The marks that an event does not have itself."""
+    fields = getattr(record, FIELDS_ATTRIBUTE)
+    return {key: mark for key, mark in marks.items() if key not in fields}
 
 
 def _utc(seconds: float) -> str:

@@ -70,7 +70,8 @@ LEAKY_ENVIRONMENT = (
 
 def run_daemon(config: Config) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. Raises ConfigError and AlreadyRunningError."""
-    configure_logging(config.log_level.value, config.log_format.value, config.log_file)
+    marks = {"mode": "PAPER"} if config.effective_trading_mode is TradingMode.PAPER else {}
+    configure_logging(config.log_level.value, config.log_format.value, config.log_file, marks=marks)
     ignored = [name for name in LEAKY_ENVIRONMENT if os.environ.pop(name, None) is not None]
     if ignored:
         log_event(logger, logging.INFO, "environment_ignored", names=ignored)

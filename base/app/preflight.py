@@ -111,8 +111,9 @@ def run_checks(
 def find(config: Config, connect: Connect, start_sandbox: StartSandbox, clock: Clock) -> Iterator[Finding]:
     """Every finding, in the order in which a failure makes the later ones pointless."""
     book = read_rules(config.rules_file, config.default_rule)
-    orders = config.effective_trading_mode
-    yield Finding(Verdict.OK, f"configuration: {config.env} exchange, {orders} orders, {_rules_text(book)}")
+    is_paper = config.effective_trading_mode is TradingMode.PAPER
+    orders = "PAPER orders (simulated, none leaves this machine)" if is_paper else "live orders"
+    yield Finding(Verdict.OK, f"configuration: {config.env} exchange, {orders}, {_rules_text(book)}")
     yield from (Finding(Verdict.WARN, "configuration", warning) for warning in config.warnings)
     if not config.runs_embedded_sandbox:
         yield from _check_exchange(config, book, connect, clock)

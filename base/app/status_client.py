@@ -6,6 +6,7 @@ import http.client
 import ipaddress
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -25,12 +26,21 @@ def read_status(config: Config) -> dict[str, Any]:
     return _get(config, "/api/status")
 
 
-def read_evaluations(config: Config, ticker: str) -> list[dict[str, Any]]:
-    """The last evaluations of one position's rules. Raises NoAnswerError."""
-    rows = _get(config, f"/api/explain/{quote(ticker, safe='')}").get("rows")
+@dataclass(frozen=True, slots=True)
+class Evaluations:
+    """The last evaluations of one position's rules; `trading_mode` is "" where it is not told."""
+
+    rows: list[dict[str, Any]]
+    trading_mode: str
+
+
+def read_evaluations(config: Config, ticker: str) -> Evaluations:
+    """What `/api/explain` says of a ticker. Raises NoAnswerError."""
+    document = _get(config, f"/api/explain/{quote(ticker, safe='')}")
+    rows = document.get("rows")
     if not isinstance(rows, list):
         raise NoAnswerError("the daemon's answer holds no evaluations; run the same version of both")
-    return rows
+    return Evaluations(rows, str(document.get("trading_mode") or ""))
 
 
 def _get(config: Config, path: str) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def log_summary(document: Mapping[str, Any]) -> None:
         logging.INFO,
         "summary",
         protected=f"{coverage['protected']}/{coverage['open']}",
-        mode="PAPER" if document["trading_mode"] == "paper" else None,
+        mode="PAPER" if document["trading_mode"] == "paper" else document["env"],
         healthy="yes" if document["health"]["ok"] else "NO",
         unprotected=",".join(f"{u['ticker']}:{u['reason']}" for u in coverage["unprotected"]) or None,
         state=document["trading_state"],

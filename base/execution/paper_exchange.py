@@ -7,7 +7,7 @@ call at a time, and takes away what happened. The rules are in the text of `pape
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -73,7 +73,7 @@ class PaperExchange:
         side, limit = request.book_side, request.price
         levels = self._levels(request, view, shards, now)
         self._check(request, now)
-        own = self._own_in_the_way(request)
+        own = None if request.reduce_only else self._own_in_the_way(request)
         if request.post_only and (own is not None or available(levels, side, limit) > 0):
             raise OrderRejected("post only cross", status=400, code="invalid_order")
         count = request.count
@@ -85,6 +85,8 @@ class PaperExchange:
             self.orders.note(order)  # its id is used up all the same (seen in production)
             code = "fill_or_kill_insufficient_resting_volume"
             raise OrderRejected("not enough is displayed", status=409, code=code)
+        if request.reduce_only:
+            self._clear_way(request, levels, count)
         self._match(order, count, own, now)
         if order.filled == request.count:
             self._finish(order, OrderStatus.EXECUTED, "Trade")
@@ -230,6 +232,18 @@ class PaperExchange:
         own = self.orders.best_price(request.ticker, opposite(request.book_side))
         return own if own is not None and is_within(own, request.price, request.book_side) else None
 
+    def _clear_way(self, request: OrderRequest, levels: Sequence[Level], count: Decimal) -> None:
+        """Cancel what of ours an exit of `count` contracts meets: an exit never gives way. Where an order
+        of ours stands in its level's queue is not known, so it is met before the others there."""
+        side, met = request.book_side, opposite(request.book_side)
+        for own in self.orders.in_turn(request.ticker):
+            price = own.request.price
+            if own.request.book_side is not met or not is_within(price, request.price, side):
+                continue
+            better = [level for level in levels if level[0] != price]
+            if available(better, side, price) < count:
+                self._finish(own, OrderStatus.CANCELED, "SelfTradeCancel")
+
     def _check_funds(
         self, request: OrderRequest, count: Decimal, instead_of: PaperOrder | None = None
     ) -> None:
@@ -307,8 +321,9 @@ class PaperExchange:
 
 def yes_value(market: Market) -> Decimal | None:
     """Dollars that the market pays for a YES contract, None while it does not say: a `scalar` result
-    without its value, or none at all."""
-    return _PAYS.get(market.result.lower(), market.settlement_value)
+    without its value, or no result that is known."""
+    result = market.result.lower()
+    return market.settlement_value if result == "scalar" else _PAYS.get(result)
 
 
 def _ts_ms(now: float) -> int:

@@ -17,8 +17,9 @@ The market is real, the order is not: it meets what the market displays, and the
   limit, at most as many as are displayed there. That its own price is the best one, or that somebody
   traded there, fills nothing: no place in the queue is assumed. The real exchange fills at least these and
   often more, so paper flatters nobody.
-- An order that meets a resting one of our own is stopped there, as the exchange does it
-  (`taker_at_cross`): what is displayed at better prices fills, the rest is canceled.
+- **Our own orders in the way**, as the exchange does it: an exit (reduce-only, `maker`) cancels the
+  resting order and goes on; any other order (`taker_at_cross`) is stopped there: what is displayed at
+  better prices fills, the rest is canceled.
 - A paused market or exchange takes no orders (`trading_is_paused`), nor does one that is not open
   (`market_inactive`). Resting orders end at their expiry, with the close, and when a pause ends.
 - **Fees**, a fill: a taker pays 0.07 × count × price × (1 − price), rounded up to $0.0001; a resting

@@ -67,6 +67,7 @@ class _Market(msgspec.Struct):
     exchange_index: int | None = None
     result: str | None = None
     title: str | None = None
+    settlement_value_dollars: str | None = None
 
 
 class _MarketPage(msgspec.Struct):
@@ -128,6 +129,7 @@ def parse_market(document: Mapping[str, Any], *, sent_monotonic: float, sent_at:
         exchange_index=m.exchange_index,
         result=m.result or "",
         title=m.title or "",
+        settlement_value=_settlement_value(m.settlement_value_dollars),
     )
     quote = Quote(
         ticker=ticker,
@@ -142,6 +144,14 @@ def parse_market(document: Mapping[str, Any], *, sent_monotonic: float, sent_at:
         source=PriceSource.REST,
     )
     return MarketSnapshot(market, quote)
+
+
+def _settlement_value(text: str | None) -> Decimal | None:
+    """What a YES contract is paid; not known where it makes no sense, which must not cost the price."""
+    try:
+        return parse_price(text) if text else None
+    except WireError:
+        return None
 
 
 def _grid(ranges: list[_Range] | None) -> PriceGrid:

@@ -259,7 +259,7 @@ def _build_app(
             return _error(
                 404, "No evaluations of this ticker: /api/status lists the positions that are watched."
             )
-        return _json({"ticker": ticker, "rows": rows})
+        return _json({"ticker": ticker, "trading_mode": status().get("trading_mode"), "rows": rows})
 
     return app
 

@@ -18,6 +18,8 @@ NOT_COUNTED = ("by_choice", "hedged")
 """Reasons of positions that no rule leaves on purpose: shown, neither counted nor alarming."""
 GOOD, BAD, WARN, QUIET = "bold green", "bold red", "bold yellow", "dim"
 UNKNOWN = "–"
+PAPER = "paper"
+"""`trading_mode` of a daemon whose orders are simulated."""
 PIPE_WIDTH = 180
 """Columns when the output is no terminal: a file should keep whole rows."""
 _TONES = {Tone.PLAIN: "", Tone.QUIET: QUIET, Tone.STATE: "bold", Tone.ALARM: BAD}
@@ -51,10 +53,18 @@ def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool) -> N
 
 
 def print_explain(
-    ticker: str, rows: list[dict[str, Any]], file: TextIO, *, color: bool, zone: tzinfo | None = None
+    ticker: str,
+    rows: list[dict[str, Any]],
+    file: TextIO,
+    *,
+    color: bool,
+    zone: tzinfo | None = None,
+    trading_mode: str = "",
 ) -> None:
     """Print the evaluations of one position's rules as a timeline, the newest last; `zone` None is local."""
     console = _console(file, color)
+    if trading_mode == PAPER:
+        console.print(_text("PAPER: exits are simulated, no order leaves this machine", "bold reverse"))
     if not rows:
         console.print(_text(f"No evaluations of {_plain(ticker)} yet.", WARN))
         return
@@ -78,7 +88,8 @@ def _coverage_line(document: Mapping[str, Any]) -> Text:
     if open_count == 0:
         return _text("COVERAGE: no open positions", "bold")
     style = GOOD if section(document, "health").get("ok") is True else WARN
-    return _text(f"COVERAGE: all {open_count} open positions protected", style)
+    how = " on PAPER: their exits are simulated" if document.get("trading_mode") == PAPER else ""
+    return _text(f"COVERAGE: all {open_count} open positions protected{how}", style)
 
 
 def _is_on_purpose(entry: Any) -> bool:

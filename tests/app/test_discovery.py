@@ -192,6 +192,16 @@ def test_a_market_leaves_when_its_time_is_over_or_the_stream_says_so(rig: Rig) -
     assert len(rig.exchange.reads) == reads  # nothing had to be read for it
 
 
+def test_a_series_without_an_open_market_is_named(rig: Rig) -> None:
+    rig.exchange.lists(A, B, X)
+    rig.want(filters=[MarketFilter(series="KXHIGHNYC"), SERIES])
+    rig.run()
+    assert rig.discovery.status()["nothing_for"] == ["KXHIGHNYC"]
+    rig.want(filters=[SERIES])
+    rig.run()
+    assert rig.discovery.status()["nothing_for"] == []
+
+
 def test_what_is_wanted_no_longer_leaves_at_once(rig: Rig) -> None:
     rig.exchange.lists(A, X)
     rig.want(X, filters=[SERIES])
