@@ -22,11 +22,17 @@ KEYS_MAX = 10_000
 
 
 def log_event(
-    logger: logging.Logger, level: int, event: str, /, *, exc_info: bool = False, **fields: object
+    logger: logging.Logger,
+    level: int,
+    event: str,
+    /,
+    *,
+    exc_info: bool | BaseException = False,
+    **fields: object,
 ) -> None:
     """Log one event as `event=… key=value …`.
 
-    `exc_info=True` inside an `except` block adds the traceback.
+    `exc_info=True` inside an `except` block adds the traceback; elsewhere hand the exception in.
     """
     if not logger.isEnabledFor(level):
         return
@@ -55,6 +61,14 @@ def format_value(value: object) -> str:
         text = text.replace('"', '\\"')
         return f'"{text}"'
     return text
+
+
+def text_of(value: object) -> str:
+    """`str(value)` for a log: a value that cannot be shown must not cost the line, nor who wrote it."""
+    try:
+        return str(value)
+    except Exception:  # safety net: `__str__` may be anybody's code
+        return f"({type(value).__name__} that cannot be shown)"
 
 
 def escape(text: str) -> str:
@@ -111,7 +125,7 @@ def _plain(value: object) -> str:
         return ",".join(map(_plain, value))
     if isinstance(value, Decimal):
         return _exact(value)
-    return "-" if value is None else str(value)
+    return "-" if value is None else text_of(value)
 
 
 def _exact(value: Decimal) -> str:

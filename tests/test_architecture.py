@@ -90,11 +90,15 @@ THIRD_PARTY: dict[str, tuple[str, dict[str, str]]] = {
 
 # What decides must not do: no clock, no thread, no log, no I/O.
 PURE = (
+    "base.app.alert_facts",
+    "base.app.alert_outbox",
+    "base.app.alert_rules",
     "base.model",
     "base.strategy",
     "base.risk",
     "base.kalshi.backoff",
     "base.kalshi.frames",
+    "base.kalshi.needed_fields",
     "base.kalshi.orderbook",
     "base.kalshi.strict_json",
     "base.kalshi.subscriptions",

@@ -107,7 +107,8 @@ def main(
     _accept_any_character(sys.stdout)
     try:
         code = _dispatch(arguments, invocation)
-        sys.stdout.flush()  # here, so that a reader that has gone is noticed inside the try
+        if sys.stdout is not None:  # started with it closed
+            sys.stdout.flush()  # here, so that a reader that has gone is noticed inside the try
         return code
     except ConfigError as exc:
         _complain(*exc.problems)
@@ -139,7 +140,7 @@ class _Invocation:
     def config(self) -> Config:
         """The configuration; from here on its secrets stay out of everything that is logged."""
         config = load_config(self.environ, self.directory)
-        for secret in (config.ui_token, config.api_key_id, *config.alert_urls):
+        for secret in (config.ui_token, config.api_key_id, config.deadman_url, *config.alert_urls):
             register_secret(secret)
         return config
 
@@ -154,10 +155,15 @@ def _dispatch(arguments: list[str], invocation: _Invocation) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit as exc:  # argparse ends the process after --help, --version and usage errors
         return exc.code if isinstance(exc.code, int) else EXIT_CONFIG
+    if options.command == "dashboard":
+        return _show_dashboard()
+    if options.command == "systemd":
+        return _show_unit(invocation, options.user, options.env_file)
     config = invocation.config()
     if options.command in (None, "run"):
         return _run_or_say_unsafe(invocation.entry_points.daemon, config)
-    configure_logging("WARNING", "text", None, stream=sys.stderr)  # standard output is the command's own
+    # Standard output is the command's own.
+    configure_logging("WARNING", "text", None, stream=sys.stderr, queued=False)
     match options.command:
         case "check":
             return invocation.entry_points.checks(config, sys.stdout)
@@ -209,6 +215,10 @@ def _parser() -> argparse.ArgumentParser:
     flatten = add("flatten", "close all positions, or one, with reduce-only orders and block entries")
     flatten.add_argument("--ticker", metavar="T", help="only this market")
     flatten.add_argument("--yes", action="store_true", help="do not ask first")
+    systemd = add("systemd", "print a hardened systemd unit for this installation")
+    systemd.add_argument("--user", metavar="NAME", default="backstop", help="who it runs as (backstop)")
+    systemd.add_argument("--env-file", metavar="F", type=Path, help="its .env (the one in this directory)")
+    add("dashboard", "print a Grafana dashboard of the daemon's metrics as JSON")
     add("sandbox", "run the local exchange alone (sandbox --help for its options)")
     add("replay", "run the exit rules over a recorded tape (replay --help for its options)")
     return parser
@@ -248,6 +258,34 @@ def _show_evaluations(config: Config, ticker: str) -> int:
     from base.ui.terminal import print_explain
 
     print_explain(ticker, told.rows, sys.stdout, color=_use_color(), trading_mode=told.trading_mode)
+    return EXIT_OK
+
+
+def _show_dashboard() -> int:
+    from base.ui.dashboard import dashboard
+
+    print(json.dumps(dashboard(), indent=2))
+    return EXIT_OK
+
+
+def _show_unit(invocation: _Invocation, user: str, env_file: Path | None) -> int:
+    from base.app.systemd import ServicePaths, installed_command, render_unit
+
+    directory = invocation.directory.absolute()
+    path = directory / ".env" if env_file is None else directory / env_file
+    if env_file is not None and not path.is_file():
+        raise ConfigError([f"--env-file {env_file}: no such file; write the path of the daemon's .env"])
+    config = load_config(invocation.environ, path.parent)
+    paths = ServicePaths(
+        user=user,
+        env_file=path,
+        command=installed_command(),
+        state_dir=config.state_dir,
+        key_file=None if config.runs_embedded_sandbox else config.private_key_path,
+        log_file=config.log_file,
+        rules_file=config.rules_file,
+    )
+    print(render_unit(paths), end="")
     return EXIT_OK
 
 

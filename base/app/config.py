@@ -133,6 +133,9 @@ class Config:
     exit_floor_dollars: Decimal
     exit_steps_through: tuple[int, ...]
     alert_urls: tuple[str, ...] = field(repr=False)
+    deadman_url: str = field(repr=False)
+    """Empty when none is set."""
+    deadman_interval_s: float
     sources: Mapping[str, str] = field(repr=False)
     """Where each variable's value came from: `default`, `.env line 3` or `environment`."""
     warnings: tuple[str, ...]
@@ -165,6 +168,18 @@ def load_config(environ: Mapping[str, str], directory: Path) -> Config:
     if reader.problems:
         raise ConfigError(reader.problems)
     return replace(config, warnings=tuple(_warnings(config, file)))
+
+
+def read_log_level(environ: Mapping[str, str], directory: Path) -> tuple[LogLevel, str]:
+    """LOG_LEVEL as it is written now, and where. Raises ConfigError.
+
+    What else has changed in the file does not matter to it.
+    """
+    reader = _Reader(environ, _read_env_file(directory / ".env"))
+    level = reader.get("LOG_LEVEL", values.choice(LogLevel))
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return level, reader.sources["LOG_LEVEL"]
 
 
 def describe(config: Config) -> list[str]:
@@ -307,6 +322,8 @@ def _build(reader: _Reader, directory: Path) -> Config:
         exit_floor_dollars=reader.get("EXIT_FLOOR_DOLLARS", values.number("0", "0.99", decimals=4)),
         exit_steps_through=reader.get("EXIT_STEPS_THROUGH", values.growing_steps),
         alert_urls=reader.optional("ALERT_URLS", values.alert_urls) or (),
+        deadman_url=reader.optional("DEADMAN_URL", values.ping_url) or "",
+        deadman_interval_s=reader.get("DEADMAN_INTERVAL_S", values.seconds("5", "3600")),
         sources=MappingProxyType(reader.sources),
         warnings=(),
     )
@@ -473,7 +490,7 @@ def _warnings(config: Config, file: _EnvFile) -> list[str]:
         )
     if config.rest_url and host_kind(config.rest_url) is HostKind.OTHER:
         warnings.append("KALSHI_REST_URL is none of the exchange's own hosts")
-    in_file = [n for n in ("UI_TOKEN", "ALERT_URLS") if config.sources[n].startswith(".env")]
+    in_file = [n for n in ("UI_TOKEN", "ALERT_URLS", "DEADMAN_URL") if config.sources[n].startswith(".env")]
     if in_file and not file.is_private:
         warnings.append(f".env holds secrets and other users can read it; run: chmod 600 {file.path}")
     return warnings

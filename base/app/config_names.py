@@ -50,11 +50,13 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "EXIT_FLOOR_DOLLARS": "0.01",
         "EXIT_STEPS_THROUGH": "2,4,8,16",
         "ALERT_URLS": "",
+        "DEADMAN_URL": "",
+        "DEADMAN_INTERVAL_S": "60",
     }
 )
 """Every variable with its default, as one would write it in `.env`; empty means none or off."""
 
-SECRET_NAMES = frozenset({"UI_TOKEN", "ALERT_URLS", "KALSHI_API_KEY_ID"})
+SECRET_NAMES = frozenset({"UI_TOKEN", "ALERT_URLS", "DEADMAN_URL", "KALSHI_API_KEY_ID"})
 STRATEGY_PREFIX = "STRATEGY_"
 EMPTY_SWITCHES_OFF = frozenset({"STOP_LOSS_PCT"})
 """Where an empty value does not stand for the default."""
@@ -66,7 +68,7 @@ ENVIRONMENT_PREFIXES = (
     *("PRICE_STALE_", "RECONNECT_DELAY_", "RECONCILE_", "FEED_SILENT_", "WEBSOCKET_ENABLED", "ORDERBOOK_"),
     *("MAX_ORDER_", "MAX_POSITION_", "MAX_TOTAL_EXPOSURE_", "MAX_DAILY_LOSS_", "EXIT_FLOOR_", "RULES_FILE"),
     *("EXIT_STEPS_", "ADOPT_POSITIONS", "ALERT_URL", "MAX_EVENT_COST_", "MAX_ENTRIES_", "ENTRY_COLLAR_"),
-    *("ENTRY_MIN_TIME_", "PAPER_LATENCY_", "TRADING_TIMEZONE"),
+    *("ENTRY_MIN_TIME_", "PAPER_LATENCY_", "TRADING_TIMEZONE", "DEADMAN_"),
 )
 """The real environment is shared: only what no other program is likely to set (systemd sets STATE_DIRECTORY
 and LOGS_DIRECTORY, for instance). Other names are errors there only when a letter or two from one of ours."""

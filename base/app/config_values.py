@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import stat
+import struct
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from enum import StrEnum
@@ -188,6 +189,20 @@ def alert_urls(text: str) -> tuple[str, ...]:
     return urls
 
 
+def ping_url(text: str) -> str:
+    """A URL that is called as it stands: https, or http to this machine."""
+    parts = _split(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ValueError("not an https URL; write https://HOST/PATH")
+    if parts.scheme == "http" and host_kind(text) is not HostKind.LOOPBACK:
+        raise ValueError("plain http is for this machine only; write https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user or password; use the URL that the service gave you")
+    if not text.isascii():
+        raise ValueError("must be ASCII; write other characters as %XX")
+    return text
+
+
 def path_below(directory: Path) -> Callable[[str], Path]:
     """A parser of paths, relative ones counted from `directory`."""
 
@@ -257,11 +272,26 @@ def private_file_problem(path: Path, user_id: int) -> str | None:
         return "is not a regular file; write the path of the PEM file of your API key"
     if status.st_uid not in (user_id, 0):
         return f"belongs to user {status.st_uid}; run: chown {user_id} {path}"
-    if status.st_mode & 0o077:
+    if status.st_mode & 0o077 and not _is_for_one_user(path, user_id):
         return f"can be read by other users (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {path}"
     if not os.access(path, os.R_OK):
         return f"cannot be read by user {user_id}; run: chmod 600 {path} as its owner"
     return None
+
+
+def _is_for_one_user(path: Path, user_id: int) -> bool:
+    """Whether an access list names this user and nobody else (a systemd credential has one).
+
+    The group's bits in the mode are then only the list's mask (acl(5)).
+    """
+    try:
+        data = os.getxattr(path, "system.posix_acl_access", follow_symlinks=False)
+        version, entries = data[:4], list(struct.iter_unpack("<HHI", data[4:]))
+    except (OSError, struct.error):
+        return False
+    owner, user, mask = 0x01, 0x02, 0x10
+    given = [(tag, who) for tag, allowed, who in entries if allowed and tag not in (owner, mask)]
+    return version == b"\x02\0\0\0" and given == [(user, user_id)]
 
 
 def _split(url: str) -> SplitResult:

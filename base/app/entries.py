@@ -20,7 +20,7 @@ from decimal import Decimal
 
 from base.app.entry_book import AMEND_LOST, OUTDATED, EntryBook
 from base.app.entry_checks import EntryChecks, Seen, is_order, on_grid, rests
-from base.app.entry_keeper import EntryKeeper
+from base.app.entry_keeper import EntryKeeper, Job, call_now
 from base.clock import Clock
 from base.errors import BotError, OrderOutcomeUnknown, RequestRejected
 from base.execution.entry_orders import (
@@ -31,7 +31,7 @@ from base.execution.entry_orders import (
 )
 from base.execution.gateway import EntryGateway
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
-from base.log import log_event
+from base.log import RepeatedWarnings, log_event
 from base.model.events import OrderUpdate
 from base.model.market import ZERO, OutcomeSide
 from base.model.order import (
@@ -81,7 +81,7 @@ class EntryDesk:
     `opened` hears of a market and whose strategy it is before an order leaves; `is_exiting` says that an
     exit is under way in a market; `request_reconcile` asks for a complete read of positions soon;
     `next_pause_at` is the wall time at which all trading pauses next; `read_resting` lists the account's
-    resting orders.
+    resting orders; `hands` waits for the answers to cancels.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class EntryDesk:
         feed_is_live: Callable[[], bool] = lambda: True,
         next_pause_at: Callable[[], float | None] = lambda: None,
         read_resting: Callable[[], Sequence[Order]] = tuple,
+        hands: Callable[[Job], None] = call_now,
     ) -> None:
         self._gateway = gateway
         self._portfolio = portfolio
@@ -109,6 +110,7 @@ class EntryDesk:
         self._clock = clock
         self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
         self._request_reconcile = request_reconcile
+        self._warnings = RepeatedWarnings()
         self._checks = EntryChecks(
             portfolio,
             cache,
@@ -129,6 +131,7 @@ class EntryDesk:
             ENTRY_ID_PREFIX,
             request_reconcile,
             clock,
+            hands,
         )
         self.service = self._keeper.service
 
@@ -153,7 +156,11 @@ class EntryDesk:
 
     def exit_began(self, ticker: str) -> None:
         """Stop buying what is being sold; returns at once."""
-        if self._book.want_cancel("an exit of its market is under way", ticker=ticker):
+        self.cancel_in(ticker, "an exit of its market is under way")
+
+    def cancel_in(self, ticker: str, why: str) -> None:
+        """Cancel what rests in a market; returns at once."""
+        if self._book.want_cancel(why, ticker=ticker):
             self.service.wake()
 
     def order_update(self, update: OrderUpdate) -> None:
@@ -209,7 +216,7 @@ class EntryDesk:
             if why != OUTDATED:
                 break
         if order is None:
-            log_event(logger, logging.WARNING, "entry_denied", ticker=intent.ticker, why=why)
+            self._say_denied("entry_denied", intent.ticker, "", why)
             return EntryResult(False, why=why)
         request = self._request(order, intent, seen, fill_or_kill=fill_or_kill)
         why = self._prepare(order)
@@ -372,21 +379,35 @@ class EntryDesk:
     def amend(self, intent: AmendIntent) -> str:
         """Move a resting order; return "" when the exchange has done it, else why not."""
         for _ in range(LOOKS_MAX):
-            why = self._amend(intent)
+            why, is_sent = self._amend(intent)
             if why != OUTDATED:
                 break
-        if why:
-            log_event(
-                logger, logging.WARNING, "amend_denied", client_order_id=intent.client_order_id, why=why
-            )
+        if why and not is_sent:
+            self._say_denied("amend_denied", "", intent.client_order_id, why)
         return why
 
-    def _amend(self, intent: AmendIntent) -> str:
+    def _say_denied(self, event: str, ticker: str, client_order_id: str, why: str) -> None:
+        """Once a minute for each reason: a strategy may wish for the same thing at each of its passes."""
+        key = f"{event} {ticker}{client_order_id} {why.partition(':')[0]}"
+        held_back = self._warnings.allow(key, self._clock.monotonic())
+        if held_back is not None:
+            log_event(
+                logger,
+                logging.WARNING,
+                event,
+                ticker=ticker or None,
+                client_order_id=client_order_id or None,
+                why=why,
+                also_since_last=held_back,
+            )
+
+    def _amend(self, intent: AmendIntent) -> tuple[str, bool]:
+        """Why it was not done, and whether it has left for the exchange."""
         releases = self._book.releases()
         seen = self._checks.look()
         order = self._book.get(intent.client_order_id)
         if order is None:
-            return f"no order {intent.client_order_id} of ours may still fill"
+            return f"no order {intent.client_order_id} of ours may still fill", False
         wanted = OrderIntent(
             order.ticker,
             order.outcome_side,
@@ -398,7 +419,7 @@ class EntryDesk:
         if added > 0 or price > order.price or not is_order(price, count):
             why = self._checks.why_not(wanted, price, count, seen, self._book.orders().values())
             if why:
-                return why
+                return why, False
 
         def judge(reserved: Mapping[str, Reservation], sent: int) -> str:
             if added <= 0:
@@ -409,12 +430,12 @@ class EntryDesk:
 
         begun = self._book.begin_amend(order.client_order_id, price, count, releases, judge)
         if isinstance(begun, str):
-            return begun
+            return begun, False
         grown = replace(begun, price=max(price, begun.price), count=max(count, begun.count))
         if added > 0 and not self._recorder.commit([to_record(grown)]):
             self._book.not_amended(order.client_order_id, is_gone=False)
-            return JOURNAL_DOWN
-        return self._send_amend(begun, price, count, seen)
+            return JOURNAL_DOWN, False
+        return self._send_amend(begun, price, count, seen), True
 
     def _send_amend(self, order: EntryOrder, price: Decimal, count: Decimal, seen: Seen) -> str:
         entry = seen.prices.get(order.ticker)
@@ -428,6 +449,17 @@ class EntryDesk:
             reduce_only=False,
             exchange_index=entry.market.exchange_index if entry is not None else None,
         )
+        ticker, client_order_id = order.ticker, order.client_order_id
+        log_event(
+            logger,
+            logging.INFO,
+            "amend_sent",
+            ticker=ticker,
+            client_order_id=client_order_id,
+            count=count,
+            price=price,
+            was_price=order.price,
+        )
         is_answered = False
         try:
             ack = self._gateway.amend_entry(order.order_id, request)
@@ -436,9 +468,25 @@ class EntryDesk:
                 self._request_reconcile()
             return ""
         except OrderOutcomeUnknown as exc:
+            log_event(
+                logger,
+                logging.WARNING,
+                "amend_unknown",
+                ticker=ticker,
+                client_order_id=client_order_id,
+                why=exc,
+            )
             return f"{AMEND_LOST}, the order is canceled: {exc}"
         except BotError as exc:
             is_answered = True
+            log_event(
+                logger,
+                logging.WARNING,
+                "amend_rejected",
+                ticker=ticker,
+                client_order_id=client_order_id,
+                why=exc,
+            )
             is_gone = isinstance(exc, RequestRejected) and exc.status == 404
             self._book.not_amended(order.client_order_id, is_gone=is_gone)
             return str(exc)

@@ -16,6 +16,7 @@ from decimal import Decimal
 
 from base.clock import Clock
 from base.execution.entry_orders import (
+    CANCEL_ANSWERED_S,
     CANCEL_DELAYS_S,
     LOOKUP_DELAYS_S,
     Entry,
@@ -152,6 +153,7 @@ class EntryBook:
                 step = next_step(entry, situation, now)
                 if step.kind is StepKind.CANCEL:
                     self._mark_locked(entry, step.why)
+                    entry.next_try_at = now + CANCEL_ANSWERED_S  # not again while its answer is awaited
                 if step.kind is not StepKind.NOTHING:
                     found.append((entry.order, step))
         return found
@@ -190,7 +192,7 @@ class EntryBook:
         """Keep an order that this run did not place."""
         with self._lock:
             self._keep_locked(entry)
-        self._note(entry.order)
+        self._note(entry.order, entry.cancel_why)
 
     def _keep_locked(self, entry: Entry) -> None:
         client_order_id = entry.order.client_order_id
@@ -385,9 +387,9 @@ class EntryBook:
             ):
                 entry.move(EntryState.RESTING)
                 entry.compared_at = entry.next_try_at = now
-            order = entry.order
+            order, cancel_why = entry.order, entry.cancel_why
         if order != before:
-            self._note(order)
+            self._note(order, cancel_why if order.state.may_fill else "")
         return False
 
     def looked_up(
@@ -395,7 +397,7 @@ class EntryBook:
     ) -> bool:
         """Take in one read of our orders; return whether more was bought than was known."""
         now = self._clock.monotonic()
-        changed: list[EntryOrder] = []
+        changed: list[tuple[EntryOrder, str]] = []
         is_news = False
         with self._lock:
             for client_order_id in asked:
@@ -411,9 +413,9 @@ class EntryBook:
                         self._given_up.popitem(last=False)
                 self._pace_locked(entry, now)
                 if entry.order != before:
-                    changed.append(entry.order)
-        for order in changed:
-            self._note(order)
+                    changed.append((entry.order, entry.cancel_why))
+        for order, cancel_why in changed:
+            self._note(order, cancel_why if order.state.may_fill else "")
         return is_news
 
     def not_looked_up(self, asked: Iterable[str]) -> None:
@@ -436,8 +438,11 @@ class EntryBook:
 
     # --- what is remembered -------------------------------------------------------------------------
 
-    def _note(self, order: EntryOrder) -> None:
+    def _note(self, order: EntryOrder, cancel_why: str = "") -> None:
+        """Write it down and say what has become of it."""
         self._recorder.write([to_record(order)])
+        if order.state is EntryState.SENDING:
+            return  # its answer, which is awaited, says it all
         is_trouble = order.state is EntryState.UNKNOWN
         log_event(
             logger,
@@ -449,14 +454,18 @@ class EntryBook:
             filled=order.filled,
             count=order.count,
             price=order.price,
+            state=order.state.value,
             why=order.why or None,
+            to_go=cancel_why or None,
         )
 
 
 def _event(order: EntryOrder) -> str:
     """What has become of it, for the log."""
-    if order.state is EntryState.DONE:
-        return "entry_filled" if order.filled else "entry_not_filled"
-    if order.state in (EntryState.SENDING, EntryState.RESTING) and order.filled:
+    if order.state is EntryState.DONE and not order.filled:
+        return "entry_not_filled"
+    if order.filled >= order.count:
+        return "entry_filled"
+    if order.filled and order.state is not EntryState.UNKNOWN:
         return "entry_part_filled"
     return f"entry_{order.state.value}"

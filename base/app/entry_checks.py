@@ -121,6 +121,9 @@ class EntryChecks:
         order_cost: Decimal | None = None,
     ) -> str:
         """Why the limits forbid it, "" when they do not."""
+        unread = self._unread(seen.positions)
+        if unread:
+            return f"what {unread} has cost is not read yet"
         held = seen.positions.get(ticker)
         event = seen.event_of(ticker)
         sums = sum_reserved(reserved.values(), ticker, seen.event_of)
@@ -142,6 +145,13 @@ class EntryChecks:
             limits=self.limits,
         )
         return f"{verdict.code.value}: {verdict.detail}" if isinstance(verdict, Denied) else ""
+
+    def _unread(self, tickers: Iterable[str]) -> str:
+        """A market held of which no read has told yet. After a restart, a fill that comes before one tells
+        how many are held and what the last of them cost, not what all of them did."""
+        if not self._portfolio.is_loaded:
+            return ""  # the trading state keeps entries off till then
+        return next((t for t in sorted(tickers) if self._portfolio.judged_at(t) is None), "")
 
     def _time_left_s(self, market: Market) -> float | None:
         """How long the market still trades: to its close, or to a pause of all trading before it."""

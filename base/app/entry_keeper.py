@@ -2,13 +2,18 @@
 
 A cancel counts when the exchange has confirmed it. A refusal proves nothing (executed, canceled and
 unknown orders answer alike): the order is looked up then, and canceled again where it still rests.
+
+Who waits for the exchange's answer to a cancel are the threads `entry-cancel-1…3`: one answer that does not
+come, or a read that hangs, must not leave the other orders in the book meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from base.app.entry_book import EntryBook
 from base.app.services import PeriodicService
@@ -29,10 +34,47 @@ LEFT_OVER_EVERY_S = 120.0
 """How often the account's resting orders are searched for ours that nobody here looks after."""
 LEFT_OVER_RETRY_S = 5.0
 STOP_POLL_S = 0.05
+HANDS = 3
+
+Job = Callable[[], None]
+
+
+def call_now(job: Job) -> None:
+    """Do it here, for those who step the keeper by hand."""
+    job()
+
+
+class Hands:
+    """A few threads that wait for answers, started when they are first needed; any thread may call it."""
+
+    def __init__(self, count: int = HANDS) -> None:
+        self._count = count
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the field below
+        self._started = 0
+
+    def __call__(self, job: Job) -> None:
+        self._jobs.put(job)
+        with self._lock:
+            is_missing = self._started < self._count
+            self._started += is_missing
+            number = self._started
+        if is_missing:
+            threading.Thread(target=self._run, name=f"entry-cancel-{number}", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            job = self._jobs.get()
+            try:
+                job()
+            except Exception:  # safety net: the next one must be done
+                log_event(logger, logging.ERROR, "cancel_failed", exc_info=True)
 
 
 class EntryKeeper:
     """Owns `service`; its passes run on that thread alone, at the end of the run on the stopping one.
+
+    `hands` does what waits for the exchange to cancel an order; it may do so on other threads.
 
     `situations` says for markets what decides about their orders; `read_resting` lists the account's
     resting orders; `request_reconcile` asks for a read of positions, because something was bought that
@@ -48,6 +90,7 @@ class EntryKeeper:
         id_prefix: str,
         request_reconcile: Callable[[], None],
         clock: Clock,
+        hands: Callable[[Job], None] = call_now,
     ) -> None:
         self._book = book
         self._gateway = gateway
@@ -56,6 +99,7 @@ class EntryKeeper:
         self._id_prefix = id_prefix
         self._request_reconcile = request_reconcile
         self._clock = clock
+        self._hands = hands
         self._started_at = clock.now()
         self._left_over_at = clock.monotonic()  # any thread may bring it forward; replaced as a whole
         self._nothing_left = threading.Event()
@@ -67,8 +111,8 @@ class EntryKeeper:
         self._book.settle()
         tickers = {order.ticker for order in self._book.orders().values()}
         due = self._book.due(self._situations(tickers, self._book.closed_why))
-        for order, _ in (item for item in due if item[1].kind is StepKind.CANCEL):
-            self._cancel(order)
+        for order, step in (item for item in due if item[1].kind is StepKind.CANCEL):
+            self._hands(partial(self._cancel, order, step.why))
         if any(step.kind is StepKind.LOOK_UP for _, step in due):
             self._look_up()
         if self._clock.monotonic() >= self._left_over_at:
@@ -91,18 +135,33 @@ class EntryKeeper:
 
     # --- one thing on the network at a time ---------------------------------------------------------
 
-    def _cancel(self, order: EntryOrder) -> None:
+    def _cancel(self, order: EntryOrder, why: str) -> None:
         if not order.order_id:
             self._book.not_canceled(order.client_order_id, is_refused=True)
             return
+        log_event(
+            logger,
+            logging.INFO,
+            "entry_canceling",
+            ticker=order.ticker,
+            client_order_id=order.client_order_id,
+            remaining=order.remaining,
+            why=why,
+        )
+        is_refused = is_taken_in = False
         try:
             reduced_by = self._gateway.cancel_entry(order.order_id, order.ticker)
+            is_news = self._book.canceled(order.client_order_id, reduced_by)
+            is_taken_in = True
+            if is_news:
+                self._request_reconcile()
         except BotError as exc:
-            self._book.not_canceled(order.client_order_id, is_refused=isinstance(exc, RequestRejected))
+            is_refused = isinstance(exc, RequestRejected)
             self._warn("entry_not_canceled", exc, order.ticker)
-            return
-        if self._book.canceled(order.client_order_id, reduced_by):
-            self._request_reconcile()
+        finally:
+            if not is_taken_in:
+                self._book.not_canceled(order.client_order_id, is_refused=is_refused)
+            self.service.wake()  # what comes next for it may be due at once
 
     def _look_up(self) -> None:
         """One read for all whose state the exchange knows better."""

@@ -2,7 +2,8 @@
 
 Every order is reduce-only and immediate-or-cancel, sized from a fresh read, so that running it again, or
 beside the daemon's own exits, sells nothing twice; two runs at once are one too many. It first blocks
-entries: a running daemon with the same STATE_DIR sees the mark and only reduces until it is removed.
+entries: a running daemon with the same STATE_DIR sees the mark and only reduces until it is removed. Then
+entries that rest are canceled, and what is held is read anew.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TextIO
 
 from base.app.config import Config, TradingMode
 from base.app.exchange import Exchange, open_exchange
+from base.app.flatten_entries import RestingOrders
 from base.app.instance_lock import InstanceLock
 from base.app.live_gateway import LiveGateway
 from base.app.sandbox_process import running_sandbox
@@ -48,8 +50,8 @@ def main(config: Config, ticker: str | None, yes: bool) -> int:
     """Run the command; return its exit code. Raises BotError when the exchange cannot be read."""
     if config.effective_trading_mode is TradingMode.PAPER:
         print(
-            "TRADING_MODE is paper: no order leaves this machine, so nothing can be closed on the exchange; "
-            "set TRADING_MODE=live to close real positions",
+            "TRADING_MODE is paper: no order leaves this machine, and flatten would close real positions "
+            "of the account; set TRADING_MODE=live to do that",
             file=sys.stderr,
         )
         return EXIT_FAILED
@@ -146,23 +148,49 @@ class Flatten:
         )
 
     def run(self, ticker: str | None, *, asks: bool) -> int:
+        held = self._read_open(ticker)
+        resting = RestingOrders(self._exchange, self._clock, self._say, ticker)
+        resting.tell()
+        if not held and resting.is_known and not resting.own:
+            return EXIT_OK
+        for position in held.values():
+            self._say(f"{position.ticker}: {position.count} {position.outcome_side.value.upper()}")
+        canceling = f", after canceling {len(resting.own)} resting order(s)" if resting.own else ""
+        if asks and not self._ask(
+            f"Close {len(held)} position(s) at what the book pays now{canceling}? [y/N] "
+        ):
+            self._say("nothing was closed")
+            return EXIT_FAILED
+        self._block_entries()
+        are_gone = resting.cancel_own()
+        if resting.own:
+            held = self._with_bought(held, ticker)
+        left = self._close(held)
+        return EXIT_OK if are_gone and not left else EXIT_FAILED
+
+    def _read_open(self, ticker: str | None) -> dict[str, Position]:
+        """What is held and can still be sold, priced; the rest is named."""
         held = self._read(ticker)
         if not held:
             self._say("nothing is held" + (f" in {ticker}" if ticker else ""))
-            return EXIT_OK
+            return held
         self._cache.require(held, held)
         self._exchange.read_prices(sorted(held), self._cache)
         for waiting in [t for t in held if not self._can_trade(t)]:
             self._say(f"{waiting}: waits for settlement, no order can leave it")
             del held[waiting]
-        if not held:
-            return EXIT_OK
-        for position in held.values():
-            self._say(f"{position.ticker}: {position.count} {position.outcome_side.value.upper()}")
-        if asks and not self._ask(f"Close {len(held)} position(s) at what the book pays now? [y/N] "):
-            self._say("nothing was closed")
-            return EXIT_FAILED
-        self._block_entries()
+        return held
+
+    def _with_bought(self, held: Mapping[str, Position], ticker: str | None) -> dict[str, Position]:
+        """What was held, and what entries have bought until they were gone."""
+        try:
+            return {**held, **self._read_open(ticker)}
+        except BotError as exc:
+            self._say(f"what was bought meanwhile could not be read, run flatten again: {exc}")
+            return dict(held)
+
+    def _close(self, held: Mapping[str, Position]) -> dict[str, Position]:
+        """Close, and say what became of each; return what is left."""
         asked = tuple(e for e in self._remembered.episodes if e.ticker in held)
         self._desk.resume(replace(self._remembered, episodes=asked))  # what a killed run has left
         self._desk.start()
@@ -175,7 +203,7 @@ class Flatten:
             self._say(
                 f"{position.ticker}: {position.count} still held ({why or 'not filled'}); run flatten again"
             )
-        return EXIT_FAILED if left else EXIT_OK
+        return left
 
     def _close_all(self, held: Mapping[str, Position]) -> dict[str, Position]:
         """Close until a complete read shows nothing of `held`, or the time is up; return what is left."""

@@ -224,8 +224,9 @@ class HedgeBook:
             f"set_{after.state.value}",
             id=after.id,
             was=before.state.value,
-            missing=" ".join(missing),
-            held=" ".join(held),
+            why=_why(before, after),
+            missing=" ".join(missing) or None,
+            held=" ".join(held) or None,
         )
 
     def _tell_more(self, hedge: Hedge, ticker: str) -> None:
@@ -247,3 +248,20 @@ class HedgeBook:
     def _keep_locked(self, hedge: Hedge, record: HedgeRecord) -> None:
         self._kept[hedge.id] = _Kept(hedge, record)
         self._set_of.update(dict.fromkeys(hedge.tickers, hedge.id))
+
+
+def _why(before: Hedge, after: Hedge) -> str:
+    """What its new state means, for the log."""
+    match after.state:
+        case HedgeState.WHOLE:
+            return "all of it is held: no stop leaves one of its legs"
+        case HedgeState.UNPROVED:
+            return "reads do not show all of it yet, and do not prove that it is gone"
+        case HedgeState.BROKEN:
+            return "a leg was not bought: what is held of it is sold again, at once or when a read shows it"
+        case HedgeState.ENDED if before.state is HedgeState.WHOLE:
+            return "a leg is gone or smaller: what is held of it is under its own rules now"
+        case HedgeState.ENDED:
+            return "nothing of it is held as a set any more"
+        case _:
+            return ""

@@ -16,6 +16,7 @@ from base.kalshi.order_connection import OrderConnection
 from base.kalshi.rate_limit import Lane
 from base.kalshi.rest_client import RestClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.log import log_event
 from base.model.order import Order, OrderAck, OrderRequest
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class LiveGateway:
             fills = self._rest.get_fills(ticker=ticker, order_id=only, min_ts=min_ts, lane=Lane.RECONCILE)
         except BotError as exc:
             # How many contracts were sold is known, and must not wait for what they fetched.
-            logger.debug("fills: %s", exc)
+            log_event(logger, logging.DEBUG, "fills_unread", why=exc)
             return {}
         counts: defaultdict[str, Decimal] = defaultdict(Decimal)
         values: defaultdict[str, Decimal] = defaultdict(Decimal)
@@ -118,7 +119,7 @@ class LiveGateway:
             return self._rest.get_user_data_timestamp(lane=Lane.RECONCILE)
         except BotError as exc:
             # Without its word on how fresh reads are, patience has to do; a look-up must not fail on it.
-            logger.debug("user_data_timestamp: %s", exc)
+            log_event(logger, logging.DEBUG, "user_data_timestamp_unread", why=exc)
             return None
 
     def refresh_markets(self, tickers: Sequence[str]) -> None:
@@ -143,7 +144,7 @@ class LiveGateway:
 
     def cancel_entry(self, order_id: str, ticker: str) -> Decimal:
         # Beside the exits, not behind them: while a mass exit takes the whole budget, what still buys must
-        # be stopped. A cancel is cheap, and only one is under way at a time.
+        # be stopped. A cancel is cheap, and at most three are under way.
         return self._rest.cancel_order(order_id, ticker, lane=Lane.EXIT).reduced_by
 
 

@@ -7,6 +7,7 @@ even when a strategy never returns.
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import hashlib
 import logging
@@ -14,6 +15,7 @@ import os
 import queue
 import random
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterable, Sequence
@@ -24,12 +26,18 @@ from types import FrameType
 from typing import Any
 
 from base.app.account import Account, Adoption, MarketDirectory
+from base.app.alert_rules import Sender
+from base.app.alerts import Alerts, open_notifiers
 from base.app.config import Config, Environment, TradingMode, describe
+from base.app.deadman import DeadMan
+from base.app.drift import DriftCanary
 from base.app.exchange import Exchange, open_exchange
 from base.app.flatten import ENTRIES_BLOCKED_FILE
 from base.app.instance_lock import InstanceLock
+from base.app.instruments import Instruments
+from base.app.key_watch import KeyWatch
 from base.app.live_gateway import LiveGateway
-from base.app.logging_setup import configure_logging, register_secret
+from base.app.logging_setup import configure_logging, register_key_file, register_secret, reload_level
 from base.app.openings import Openings, Surroundings
 from base.app.pauses import PauseWatch
 from base.app.price_reads import PriceReads
@@ -37,7 +45,8 @@ from base.app.rules import RulesInForce
 from base.app.sandbox_process import EmbeddedSandbox
 from base.app.services import PeriodicService
 from base.app.strategy_loading import check_strategy_name
-from base.app.supervisor import Supervisor, Watched
+from base.app.supervisor import EXIT_CONFIG, Supervisor, Watched
+from base.app.systemd import ServiceManager
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
 from base.errors import BotError, ConfigError
@@ -48,6 +57,7 @@ from base.kalshi.websocket_client import FeedSettings, NoFeed, WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
 from base.risk.limits import Limits
+from base.risk.rule_book import describe_rule
 from base.risk.stop_loss import CheckerSettings, StopLossChecker
 from base.store.journal import Journal
 from base.store.portfolio import HeldRead, Portfolio
@@ -56,8 +66,9 @@ from base.ui.server import UiServer
 
 logger = logging.getLogger(__name__)
 
-ENTRIES_STOP_S = 2.0
-"""So long resting orders are canceled at the stop before what is left of the time is the exits'."""
+EXITS_STOP_S = 5.0
+STOP_S = 8.0
+"""So long exits are finished, and resting orders canceled beside them, before the rest is stopped."""
 HALTED_FILE = "halted"
 """The kill switch: while this file is in STATE_DIR, nothing is sent, exits neither."""
 LEAKY_ENVIRONMENT = (
@@ -76,6 +87,7 @@ def run_daemon(config: Config) -> int:
     if ignored:
         log_event(logger, logging.INFO, "environment_ignored", names=ignored)
     make_state_dir(config.state_dir)
+    faulthandler.enable()  # the watchdog's SIGABRT, like a crash, leaves every thread's stack in the log
     # A thread that computes gives way after 0.5 ms instead of 5: measured, the age of a price acted on
     # beside a busy strategy falls from milliseconds to a third of one.
     sys.setswitchinterval(0.0005)
@@ -89,6 +101,7 @@ def run_daemon(config: Config) -> int:
             address = sandbox.start()
             config = config.with_exchange(address.rest_url, address.ws_url, address.key_id, address.key_file)
         register_secret(config.api_key_id)
+        register_key_file(config.private_key_path)
         with InstanceLock(config.api_key_id):
             return Daemon(config, clock, open_journal(config, clock)).run()
     finally:
@@ -136,10 +149,13 @@ class Daemon:
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._signal_count = 0
         self._is_paper = config.effective_trading_mode is TradingMode.PAPER
+        self._instruments = Instruments()
 
         self._exchange: Exchange = open_exchange(config, clock)
         self._cache = WebsocketPriceCache(clock, config.price_stale_after_s)
-        self._portfolio = Portfolio(clock, journal, config.trading_timezone)
+        self._portfolio = Portfolio(
+            clock, journal, config.trading_timezone, is_listed_elsewhere=not self._is_paper
+        )
         self._portfolio.restore(self._remembered)
         self._adoption = Adoption(
             self._rules.rule_of, lambda: self._exchange.tickers_entered(), adopts=config.adopt_positions
@@ -209,8 +225,16 @@ class Daemon:
             has_weekly=config.env is not Environment.SANDBOX,  # which trades through the night
             is_held_known=lambda: self._portfolio.is_loaded,
         )
+        self._drift = DriftCanary(
+            self._exchange.rest.get_document,
+            self._feed.ticker_sample,
+            lambda: sorted(self._portfolio.positions()),
+            lambda: self._feed.status().malformed,
+            clock,
+        )
+        self._key_watch = KeyWatch(self._exchange.rest.get_api_keys, clock)
         # What is done behind everything else.
-        self._late_services = [self._pauses.service]
+        self._late_services = [self._pauses.service, self._drift.service, self._key_watch.service]
         if self._account.books is not None:
             self._late_services.append(self._account.books.service)
         self._desk = ExitDesk(
@@ -223,6 +247,7 @@ class Daemon:
             steps=config.exit_steps_through,
             may_send=self._may_exit,
             began=lambda ticker: self._openings.exit_began(ticker),
+            measures=self._instruments,
         )
         self._openings = Openings(config, self._surroundings(), clock)
         self._late_services += self._openings.services
@@ -243,6 +268,7 @@ class Daemon:
             resumed=self._remembered.episodes,
             halted=lambda: not self._may_exit(),
             others_quote=self._openings.others_quotes.quote_for,
+            measures=self._instruments,
         )
         self._account.attach(
             self._desk,
@@ -260,7 +286,7 @@ class Daemon:
         self._supervisor = Supervisor(
             self._watched(),
             self._signals,
-            self._rules.reload,
+            self._reload,
             self._feed.enforce_liveness if isinstance(self._feed, WebsocketClient) else (lambda: None),
             self._portfolio,
             self._limits(),
@@ -269,17 +295,37 @@ class Daemon:
             clock,
             entries_blocked=(config.state_dir / ENTRIES_BLOCKED_FILE).exists,
             journal_ok=lambda: self._journal.status().ok,
+            api_ok=lambda: self._drift.is_ok,
             halted=(config.state_dir / HALTED_FILE).exists,
             rules_changed=self._checker.sweep_soon,
+            looked=lambda: self._service_manager.passed(),
+            stopping=lambda: self._service_manager.stopping(),
+        )
+        self._service_manager = ServiceManager(
+            os.environ,
+            self._supervisor.late_threads,
+            lambda: self._portfolio.is_loaded,
+            self._service_summary,
+            clock,
         )
         self._board = StatusBoard(self._sources(), config.ui_interval_s, clock)
+        # Neither is among the threads that the supervisor watches: they never end a run.
+        self._alerts = Alerts(
+            open_notifiers(config.alert_urls),
+            self._board.document,
+            self._board.latest,
+            self._desk.views,
+            Sender(config.env.value, self._is_paper, socket.gethostname()),
+            clock,
+        )
+        self._dead_man = DeadMan(config.deadman_url, config.deadman_interval_s, self._board.document, clock)
         self._server = UiServer(
             config.ui_host,
             config.ui_port,
             config.ui_token,
             self._board.document,
             self._board.explain,
-            lambda: render_metrics(self._board.document()),
+            self._metrics,
         )
 
     def _limits(self) -> Limits:
@@ -332,8 +378,17 @@ class Daemon:
             journal=self._journal_status,
             next_pause=self._pauses.next_pause,
             event_of=self._event_of,
+            rule_text=lambda p: describe_rule(self._adoption.rule_of(p.ticker), p),
             orders=lambda: list(self._openings.entries.orders().values()),
+            key_ends_at=self._key_watch.ends_at,
+            alerts=lambda: self._alerts.status(),
+            dead_man=lambda: self._dead_man.status(),
         )
+
+    def _reload(self) -> bool:
+        """SIGHUP: the level of the log and the rules, from their files; whether the rules were taken."""
+        reload_level(os.environ, Path.cwd())
+        return self._rules.reload()
 
     # --- views that several threads use -------------------------------------------------------------
 
@@ -342,7 +397,7 @@ class Daemon:
         if entry is None:
             return None
         yes_bids, no_bids = self._feed.depth(ticker)
-        return PriceView(
+        view = PriceView(
             entry.market,
             entry.quote,
             entry.age_s(self._clock.monotonic()),
@@ -350,6 +405,7 @@ class Daemon:
             yes_bids,
             no_bids,
         )
+        return self._openings.others_quotes.view_for(view)
 
     def _event_of(self, ticker: str) -> str:
         entry = self._cache.get(ticker)
@@ -382,7 +438,7 @@ class Daemon:
     def run(self) -> int:
         """Start everything, run the strategy loop, and return when the supervisor has stopped it all."""
         for line in describe(self._config):
-            logger.debug("config %s", line)
+            log_event(logger, logging.DEBUG, "config", line=line)
         self._server.start()  # first: a port that is taken is a configuration error, said before anything
         self._install_signals()
         log_event(
@@ -398,13 +454,6 @@ class Daemon:
         )
         for warning in self._config.warnings:
             log_event(logger, logging.WARNING, "config_warning", text=warning)
-        if self._config.alert_urls:
-            log_event(
-                logger,
-                logging.WARNING,
-                "alerts_not_sent",
-                why="this version sends no alerts to ALERT_URLS; watch the log or /healthz",
-            )
         self._supervisor.start()
         # Protection first: the threads need nobody to have answered. The thread `reconcile` reads what is
         # held at once, and its positions are subscribed to and priced from then on.
@@ -420,7 +469,7 @@ class Daemon:
         try:
             self._openings.make()
         except ConfigError:
-            self._stop.set()
+            self._supervisor.stop_with(EXIT_CONFIG)
             self._supervisor.wait_for_exit_code()
             raise
 
@@ -436,7 +485,7 @@ class Daemon:
             self._checker.sweep_soon()
 
     def _doubts(self) -> list[str]:
-        doubts = self._account.doubts() + self._openings.doubts()
+        doubts = self._account.doubts() + self._openings.doubts() + self._drift.doubts()
         if self._paper is not None:
             doubts += self._paper.doubts()
         journal = self._journal.status()
@@ -462,6 +511,8 @@ class Daemon:
         for service in self._late_services:
             service.start()
         self._board.service.start()
+        self._alerts.start(f"the daemon has started, strategy {self._config.strategy}")
+        self._dead_man.start()
         self._supervisor.watch_threads()
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process: collections need not look at it
@@ -489,6 +540,26 @@ class Daemon:
                 price = checked.position.entry_price if value is None else value
                 exposed.append((checked.position.ticker, checked.position.count * price))
         return exposed
+
+    def _service_summary(self) -> str:
+        """The line that `systemctl status` shows."""
+        coverage = self._checker.coverage()
+        words = [
+            "PAPER" if self._is_paper else self._config.env.value,
+            f"protected {coverage.protected}/{coverage.open}",
+            f"feed {self._feed.status().state.value}",
+            f"state {self._supervisor.trading_state()[0].value}",
+        ]
+        missing = [f"{ticker}:{why}" for ticker, why in coverage.unprotected[:5]]
+        return ", ".join(words + ([f"UNPROTECTED {' '.join(missing)}"] if missing else []))
+
+    def _metrics(self) -> bytes:
+        services = (self._account.service, self._reads.service, self._board.service, *self._late_services)
+        passes = {service.name: service.passes for service in services} | {"stop-loss": self._checker.passes}
+        measured = self._instruments.measurements(
+            self._exchange.stats, self._exchange.limiter.snapshot(), passes
+        )
+        return render_metrics(self._board.document(), measured)
 
     def _journal_status(self) -> dict[str, Any]:
         status = self._journal.status()
@@ -520,6 +591,7 @@ class Daemon:
                 lambda: self._board.service.last_pass_at,
                 lambda: self._board.service.start(),
                 3 * c.ui_interval_s + 2.0,
+                lambda: self._board.service.last_end_at,
             ),
             Watched(
                 "reconcile",
@@ -527,6 +599,7 @@ class Daemon:
                 lambda: self._account.service.last_pass_at,
                 self._account.service.start,
                 3 * c.reconcile_interval_s + 15.0,
+                lambda: self._account.service.last_end_at,
             ),
             Watched("exits", lambda: self._desk.is_alive, None, self._desk.start, 0.0),
             Watched("journal", lambda: self._journal.is_alive, None, self._journal.start, 0.0),
@@ -561,6 +634,9 @@ class Daemon:
         if not self._config.websocket_enabled:
             del threads["websocket"]
         threads |= self._supervisor.thread_health()
+        alerts = self._alerts.health()
+        if alerts is not None:
+            threads["alerts"] = alerts
         return threads
 
     def _shut_down(self) -> bool:
@@ -569,8 +645,12 @@ class Daemon:
         Main leaves its loop by the stop event. What rests is canceled and exits in flight are finished
         while the feed and the reads still run.
         """
-        is_clear = self._openings.stop(ENTRIES_STOP_S)
-        finished = self._desk.stop(timeout_s=5.0)
+        give_up_at = self._clock.monotonic() + STOP_S
+        self._openings.begin_stop()
+        finished = self._desk.stop(timeout_s=EXITS_STOP_S)
+        is_clear = self._openings.stop(max(0.5, give_up_at - self._clock.monotonic()))
+        self._dead_man.service.stop()
+        self._alerts.stop()  # sends beside what follows
         if self._paper is not None:
             self._paper.stop()
         self._checker.stop()
@@ -591,6 +671,7 @@ class Daemon:
         self._journal.join(1.0)
         self._exchange.rest.close()
         log_summary(self._board.document())
+        self._alerts.join()
         self._server.stop()
         self._server.join(0.5)
         return is_clear and finished and in_time

@@ -12,6 +12,7 @@ from base.app.balance import BalanceReads
 from base.app.config import Config
 from base.app.discovery import Discovery
 from base.app.entries import EntryDesk, EntryResult
+from base.app.entry_keeper import Hands
 from base.app.entry_sets import SetDesk, SetResult
 from base.app.exchange import Exchange
 from base.app.hedge_book import HedgeBook
@@ -27,6 +28,7 @@ from base.kalshi.rate_limit import Lane
 from base.kalshi.websocket_client import NoFeed, WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import OrderUpdate
+from base.model.market import OutcomeSide
 from base.model.position import Fill
 from base.model.rules import ExitRule
 from base.risk.limits import Limits
@@ -84,6 +86,7 @@ class Openings:
             next_pause_at=around.next_pause_at,
             # A paper account has no orders at the exchange; what rests there by hand is none of ours.
             read_resting=tuple if self._is_paper else around.exchange.read_resting,
+            hands=Hands(),
         )
         self.hedges = HedgeBook(around.portfolio, clock, around.journal, awaited=self._awaited)
         self._discovery = Discovery(
@@ -124,7 +127,9 @@ class Openings:
             clock,
             config.strategy_interval_s,
         )
-        self.others_quotes = OthersQuotes(self.entries.resting_in, around.feed.depth, clock)
+        self.others_quotes = OthersQuotes(
+            self._resting_in, around.feed.depth, self._cancel_what_hides_the_price, clock
+        )
         wants_balance = self._is_paper or config.strategy != OPENS_NOTHING
         self.services: tuple[PeriodicService, ...] = (
             self.entries.service,
@@ -166,8 +171,12 @@ class Openings:
         """Ask the strategy until told to stop; on the main thread."""
         self._runner.run(stop)
 
+    def begin_stop(self) -> None:
+        """Open nothing any more and begin to cancel what rests; returns at once."""
+        self.entries.block("the program stops")
+
     def stop(self, timeout_s: float) -> bool:
-        """Open nothing any more and cancel what rests; return whether that is certain."""
+        """Wait until nothing rests any more; return whether that is certain."""
         return self.entries.stop(timeout_s)
 
     # --- what others tell ---------------------------------------------------------------------------
@@ -203,6 +212,13 @@ class Openings:
     def _note_traded(self) -> None:
         self._around.directory.refresh()
         self._around.sweep_soon()
+
+    def _resting_in(self, ticker: str, side: OutcomeSide) -> dict[Decimal, Decimal]:
+        # What rests on paper stands in no book.
+        return {} if self._is_paper else self.entries.resting_in(ticker, side)
+
+    def _cancel_what_hides_the_price(self, ticker: str) -> None:
+        self.entries.cancel_in(ticker, "nobody else's bid can be seen behind it, and a stop needs one")
 
     def _awaited(self) -> set[str]:
         return {order.ticker for order in self.entries.orders().values()}

@@ -90,7 +90,7 @@ class EmbeddedSandbox:
             for raw in pipe:
                 line = raw.rstrip()
                 if stream == "stderr":
-                    logger.debug("sandbox: %s", line)
+                    log_event(logger, logging.DEBUG, "sandbox_said", text=line)
                 if not self._is_serving:
                     self._lines.append(line)
                 if stream == "stdout" and line == "ready":

@@ -42,6 +42,8 @@ class PeriodicService:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # guards the fields below
         self._last_pass_at: float | None = None
+        self._last_end_at: float | None = None
+        self._passes = 0
         self._failures = 0
         self._failed_in_a_row = 0
         self._wanted_in_s: float | None = None
@@ -82,6 +84,18 @@ class PeriodicService:
             return self._last_pass_at
 
     @property
+    def last_end_at(self) -> float | None:
+        """Likewise, completed or not: what fails because the world is down is alive all the same."""
+        with self._lock:
+            return self._last_end_at
+
+    @property
+    def passes(self) -> int:
+        """Completed passes so far."""
+        with self._lock:
+            return self._passes
+
+    @property
     def failures(self) -> int:
         with self._lock:
             return self._failures
@@ -94,6 +108,7 @@ class PeriodicService:
             now = self._clock.monotonic()
             with self._lock:
                 self._failures += 1
+                self._last_end_at = now
                 self._failed_in_a_row += 1
                 is_due = self._last_logged_at is None or now - self._last_logged_at >= FAILURES_LOGGED_EVERY_S
                 if is_due:
@@ -101,10 +116,11 @@ class PeriodicService:
             if is_due and isinstance(exc, BotError):  # the world's trouble: its words say what to do
                 log_event(logger, logging.ERROR, "pass_failed", pass_of=self.name, why=exc)
             elif is_due:
-                logger.exception("event=pass_failed pass_of=%s", self.name)
+                log_event(logger, logging.ERROR, "pass_failed", exc_info=True, pass_of=self.name)
             return False
         with self._lock:
-            self._last_pass_at = self._clock.monotonic()
+            self._last_pass_at = self._last_end_at = self._clock.monotonic()
+            self._passes += 1
             self._failed_in_a_row = 0
             self._wanted_in_s = wanted_in_s
         return True

@@ -383,6 +383,6 @@ class StrategyRunner:
             also_since_last=held_back,
         )
         try:
-            logger.error("event=strategy_traceback strategy=%s", self._name, exc_info=exc)
+            log_event(logger, logging.ERROR, "strategy_traceback", exc_info=exc, strategy=self._name)
         except BaseException as broken:  # the user's exception is printed, by the user's code
             log_event(logger, logging.ERROR, "strategy_traceback_unprintable", why=describe_error(broken))

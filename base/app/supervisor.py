@@ -7,16 +7,15 @@ be restarted from inside: code 4 too. Either way the bot only reduces from the f
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import queue
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from base.app.logging_setup import log_stacks
 from base.app.ui_metrics import ThreadHealth
 from base.clock import Clock
 from base.log import log_event
@@ -32,6 +31,7 @@ STALLED_S = 60.0
 MAIN_GRACE_S = 1.0
 """How long main may take to come out of the strategy after everything else has stopped."""
 EXIT_OK = 0
+EXIT_CONFIG = 2
 EXIT_UNSAFE = 4
 _LEVELS = {
     TradingState.HALTED: logging.CRITICAL,
@@ -49,6 +49,9 @@ class Watched:
     last_pass_at: Callable[[], float | None] | None
     restart: Callable[[], None]
     late_after_s: float
+    last_end_at: Callable[[], float | None] | None = None
+    """When a pass last ended, failed ones too, where that differs: while the exchange cannot be reached no
+    pass of `reconcile` is completed, and yet the thread is not frozen."""
 
 
 class Supervisor:
@@ -68,8 +71,11 @@ class Supervisor:
         leave: Callable[[int], None] = os._exit,
         entries_blocked: Callable[[], bool] = lambda: False,
         journal_ok: Callable[[], bool] = lambda: True,
+        api_ok: Callable[[], bool] = lambda: True,
         halted: Callable[[], bool] = lambda: False,
         rules_changed: Callable[[], None] = lambda: None,
+        looked: Callable[[], None] = lambda: None,
+        stopping: Callable[[], None] = lambda: None,
     ) -> None:
         self._watched = watched
         self._signals = signals
@@ -83,8 +89,12 @@ class Supervisor:
         self._leave = leave
         self._entries_blocked = entries_blocked
         self._journal_ok = journal_ok
+        self._api_ok = api_ok
         self._halted = halted
         self._rules_changed = rules_changed
+        self._looked = looked
+        self._stopping = stopping
+        self._said_why = ""  # owned by the supervisor thread: the reasons that the log has named
         self._loss_day = ""  # owned by the supervisor thread: the day whose loss has reached the limit
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._done = threading.Event()
@@ -129,6 +139,21 @@ class Supervisor:
             health[w.name] = ThreadHealth(w.is_alive(), age, w.late_after_s)
         return health
 
+    def late_threads(self) -> list[str]:
+        """Threads that are dead, or have ended no pass in time; all of them until they are watched."""
+        now = self._clock.monotonic()
+        with self._lock:
+            since = self._watching_since if self._is_watching else None
+        if since is None:
+            return [w.name for w in self._watched]
+        late = []
+        for w in self._watched:
+            last_end_at = w.last_end_at or w.last_pass_at
+            ended_at = now if last_end_at is None else max(last_end_at() or since, since)
+            if not w.is_alive() or now - ended_at > w.late_after_s:
+                late.append(w.name)
+        return late
+
     def wait_for_exit_code(self) -> int:
         """For main, after its loop: wait until all else has stopped."""
         self._main_left.set()
@@ -143,7 +168,7 @@ class Supervisor:
             try:
                 self.run_once(self._next_signal())
             except Exception:  # safety net: nobody watches the watcher
-                logger.exception("event=supervisor_error")
+                log_event(logger, logging.ERROR, "supervisor_error", exc_info=True)
         self._end()
 
     def _next_signal(self) -> int | None:
@@ -164,6 +189,7 @@ class Supervisor:
         self._enforce_liveness()
         self._look_after_threads()
         self._update_trading_state()
+        self._looked()
 
     def _look_after_threads(self) -> None:
         with self._lock:
@@ -178,7 +204,7 @@ class Supervisor:
                 last = w.last_pass_at() or since
                 if now - last > STALLED_S + w.late_after_s:
                     log_event(logger, logging.CRITICAL, "thread_stalled", thread=w.name, age_s=now - last)
-                    faulthandler.dump_traceback(file=sys.stderr)
+                    log_stacks()
                     self._give_up()
 
     def _revive(self, w: Watched) -> None:
@@ -191,6 +217,12 @@ class Supervisor:
         log_event(logger, logging.CRITICAL, "thread_died", thread=w.name, action="restarted once")
         w.restart()
 
+    def stop_with(self, code: int) -> None:
+        """Stop everything in order and leave with this exit code; any thread may call it."""
+        with self._lock:
+            self._exit_code = code
+        self._stop.set()
+
     def _give_up(self) -> None:
         with self._lock:
             self._exit_code = EXIT_UNSAFE
@@ -201,6 +233,7 @@ class Supervisor:
         inputs = StateInputs(
             reconciled_once=self._portfolio.is_loaded and not self._portfolio.unshown,
             journal_ok=self._journal_ok(),
+            api_ok=self._api_ok(),
             daily_loss_hit=self._is_loss_of_the_day_hit(),
             exposure_hit=self._is_exposure_hit(),
             service_died=bool(self._deaths) or self._exit_code == EXIT_UNSAFE,
@@ -210,7 +243,10 @@ class Supervisor:
         with self._lock:
             change = next_state(self._state, inputs)
             self._state, self._state_why = change.current, change.why
-        if change.changed:
+        # A reason that was there from the start changes no state, and still has to be read somewhere.
+        is_new_why = change.why != self._said_why and (inputs.reconciled_once or kill_switch)
+        if change.changed or is_new_why:
+            self._said_why = change.why
             log_event(
                 logger,
                 _LEVELS[change.current],
@@ -235,9 +271,10 @@ class Supervisor:
     def _end(self) -> None:
         """Stop everything in order, then end the process even if main never comes out of the strategy."""
         try:
+            self._stopping()
             in_time = self._shut_down()
         except Exception:  # safety net: the process must end
-            logger.exception("event=shutdown_error")
+            log_event(logger, logging.ERROR, "shutdown_error", exc_info=True)
             in_time = False
         with self._lock:
             code = self._exit_code

@@ -8,6 +8,7 @@ line all read it.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from base.kalshi.rate_limit import RequestCounts
 from base.kalshi.websocket_client import FeedStatus
 from base.log import log_event
 from base.model.order import EntryOrder
+from base.model.position import Position
 from base.model.rules import Evaluation, Hold
 from base.model.schedule import Pause
 from base.risk.coverage import NOT_COUNTED, summarize
@@ -38,6 +40,7 @@ VERSION = "0.1.0"
 SUMMARY_EVERY_S = 60.0
 EXITS_SHOWN = 50
 ORDERS_SHOWN = 200
+UNHEALTHY_AFTER_S = 5.0
 EXIT_S_MAX = 5.0
 """An exit that takes longer than this from its trigger is named in `/healthz`."""
 
@@ -75,8 +78,14 @@ class StatusSources:
     next_pause: Callable[[], Pause | None] = lambda: None
     event_of: Callable[[str], str] = lambda ticker: ""
     """The event of a market, "" when it is not known: then it is read from the ticker."""
+    rule_text: Callable[[Position], str] = lambda position: ""
+    """What the rule in force means for a position, in words."""
     orders: Callable[[], list[EntryOrder]] = list
     """Orders of the strategy that may still fill."""
+    key_ends_at: Callable[[], float | None] = lambda: None
+    """The end of the key's location attestation, wall time; None when it is not known."""
+    alerts: Callable[[], Mapping[str, Any]] = dict
+    dead_man: Callable[[], Mapping[str, Any]] = dict
 
 
 class StatusBoard:
@@ -89,6 +98,9 @@ class StatusBoard:
         self._started_at = clock.now()
         self._started_monotonic = clock.monotonic()
         self._last_summary = clock.monotonic()
+        # Owned by the thread `ui-metrics`.
+        self._unwell_since: dict[str, float] = {}
+        self._told_unwell: set[str] = set()
         self.service = PeriodicService("ui-metrics", interval_s, self.run_once, clock)
         self._lock = threading.Lock()  # guards the fields below; never held while building
         self._document: dict[str, Any] = {}
@@ -100,9 +112,24 @@ class StatusBoard:
         now = self._clock.monotonic()
         with self._lock:
             self._document, self._built_at = document, now
+        self._tell_health(document["health"]["reasons"], now)
         if now - self._last_summary >= SUMMARY_EVERY_S:
             self._last_summary = now
             log_summary(document)
+
+    def _tell_health(self, reasons: list[str], now: float) -> None:
+        """Say what has been unwell for `UNHEALTHY_AFTER_S`, once for each reason, and when all is well again.
+
+        A strategy that never returns, for instance, cannot say so itself.
+        """
+        kinds = {_kind(reason): reason for reason in reasons}
+        self._unwell_since = {kind: self._unwell_since.get(kind, now) for kind in kinds}
+        lasting = {k for k, since in self._unwell_since.items() if now - since >= UNHEALTHY_AFTER_S}
+        for kind in sorted(lasting - self._told_unwell):
+            log_event(logger, logging.WARNING, "unhealthy", why=kinds[kind])
+        if self._told_unwell and not reasons:
+            log_event(logger, logging.INFO, "healthy")
+        self._told_unwell = (self._told_unwell & kinds.keys()) | lasting
 
     def document(self) -> dict[str, Any]:
         """The current document, never older than an interval: a reader builds it when the thread is late."""
@@ -115,10 +142,21 @@ class StatusBoard:
             self._document, self._built_at = document, now
         return document
 
+    def latest(self) -> dict[str, Any]:
+        """The document of this very moment, for what must not be a second old."""
+        return self._build()
+
     def explain(self, ticker: str) -> list[dict[str, Any]] | None:
-        """The last evaluations of one position, oldest first; None when it is not held."""
+        """The last evaluations of one position, oldest first, the last with its rule and whether it is still
+        held; None when nothing is known of it."""
         rows = self._sources.history(ticker)
-        return None if rows is None else [_explain_row(r) for r in rows]
+        if not rows:
+            return None if rows is None else []
+        held = {c.position.ticker: c.position for c in self._sources.positions()}.get(ticker)
+        rule = "" if held is None else self._sources.rule_text(held)
+        told = [_explain_row(r) for r in rows]
+        told[-1] |= {"is_held": held is not None, "rule": rule}
+        return told
 
     def _build(self) -> dict[str, Any]:
         s = self._sources
@@ -179,12 +217,20 @@ class StatusBoard:
             },
             "strategy": dict(strategy),
             "journal": dict(s.journal()),
+            "key": {"attestation_ends_at": None if (end := s.key_ends_at()) is None else _iso(end)},
+            "alerts": dict(s.alerts()),
+            "dead_man": dict(s.dead_man()),
             "next_pause": _pause(s.next_pause()),
             "positions": [_position(c) | money.of_position(c) for c in checked],
             "exits": [_exit(e) for e in exits[-EXITS_SHOWN:]],
             "orders": [_order(o) for o in s.orders()[:ORDERS_SHOWN]],
             "pnl": money.document(),
         }
+
+
+def _kind(reason: str) -> str:
+    """A reason without the numbers in it, which may grow from second to second."""
+    return re.sub(r"\b[0-9]+(\.[0-9]+)?\b", "n", reason)
 
 
 def log_summary(document: Mapping[str, Any]) -> None:

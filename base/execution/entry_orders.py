@@ -40,6 +40,8 @@ taken back, and what is unknown is looked up before anything is canceled."""
 
 CANCEL_DELAYS_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 """Between cancels of one order that did not go through."""
+CANCEL_ANSWERED_S = 15.0
+"""Longer than any cancel waits for its answer: none is sent again before it has come or is given up."""
 LOOKUP_DELAYS_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 COMPARED_EVERY_S = 30.0
 """A resting order is compared with the exchange's list this often."""

@@ -25,7 +25,9 @@ from base.execution.episode import Episode, EpisodeState, lookup_pace_s, resume
 from base.execution.exit_steps import Delay, ExitSteps, Ready
 from base.execution.gateway import Gateway, OrderSender, PriceView
 from base.execution.ladder import STEPS_THROUGH
+from base.execution.measures import Measures, NoMeasures
 from base.execution.refusals import BlockedWhy
+from base.log import log_event
 from base.model.events import OrderUpdate
 from base.model.order import OrderAck, OrderStatus
 from base.model.rules import ExitReason
@@ -63,13 +65,15 @@ _WANTS_TO_SEND = (EpisodeState.TRIGGERED, EpisodeState.BLOCKED)
 
 @dataclass(frozen=True, slots=True)
 class ExitOrder:
-    """A decision to leave a position: `floor` is the least to ask, dollars of the held side."""
+    """A decision to leave a position: `floor` is the least to ask, dollars of the held side;
+    `price_age_s` is how old the price was that it was made on, None where it is not known."""
 
     ticker: str
     reason: ExitReason
     exit_value: Decimal
     trigger_price: Decimal | None
     floor: Decimal
+    price_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class ExitDesk:
     """Takes `ExitOrder`s; thread-safe. `price_of` gives a market's price view, None when unknown;
     `request_reconcile` asks for a complete read of positions soon; `recorder` is where exits are written
     down before their orders leave; while `may_send` says no, none leaves; `began` hears of the market of
-    each exit that begins, and returns at once."""
+    each exit that begins, and returns at once; `measures` is told how long things take."""
 
     def __init__(
         self,
@@ -109,12 +113,14 @@ class ExitDesk:
         steps: Sequence[int] = STEPS_THROUGH,
         may_send: Callable[[], bool] = lambda: True,
         began: Callable[[str], None] = lambda ticker: None,
+        measures: Measures | None = None,
     ) -> None:
         self._gateway = gateway
         self._portfolio = portfolio
         self._clock = clock
         self._new_id = new_id
         self._began = began
+        self._measures: Measures = measures if measures is not None else NoMeasures()
         self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
         self._steps = ExitSteps(
             gateway, portfolio, price_of, request_reconcile, clock, self._recorder, steps, may_send
@@ -127,6 +133,7 @@ class ExitDesk:
         self._work = threading.Condition(self._lock)
         self._active: dict[str, Episode] = {}
         self._due: dict[str, float] = {}  # episodes that no worker holds, by ticker
+        self._decided_at: dict[str, float] = {}  # exits of this run without an acknowledged order, by ticker
         self._budget_at = 0.0  # no first order leaves before: the write budget is used up until then
         self._pokes: set[str] = set()
         self._views: OrderedDict[str, EpisodeView] = OrderedDict()
@@ -225,6 +232,8 @@ class ExitDesk:
             episode = self._new_episode(order)
             if episode is not None and self._add(episode, closed_before):
                 started.append(order.ticker)
+                if order.price_age_s is not None:
+                    self._measures.exit_triggered(order.price_age_s)
         with self._work:
             self._gather_locked()
             self._work.notify(min(len(started), len(self._threads)))
@@ -266,7 +275,7 @@ class ExitDesk:
             if self._closed_counts.get(ticker, 0) != closed_before:
                 return False  # the position may have gone with the exit that has just ended: look again
             self._active[ticker] = episode
-            self._due[ticker] = self._clock.monotonic()
+            self._due[ticker] = self._decided_at[ticker] = self._clock.monotonic()
             self._own[episode.id] = None
             while len(self._own) > REMEMBERED_IDS_MAX:
                 self._own.popitem(last=False)
@@ -327,7 +336,7 @@ class ExitDesk:
             try:
                 self._work_through()
             except Exception:  # safety net: a worker that ends would leave triggered exits lying
-                logger.exception("event=exit_worker_error")
+                log_event(logger, logging.ERROR, "exit_worker_error", exc_info=True)
                 self._clock.wait(self._stop, WORKER_RETRY_S)
 
     def _work_through(self) -> None:
@@ -368,7 +377,7 @@ class ExitDesk:
             finally:
                 sender.close()
         except Exception:  # safety net: the standing workers go on
-            logger.exception("event=exit_worker_error")
+            log_event(logger, logging.ERROR, "exit_worker_error", exc_info=True)
             with self._lock:
                 self._grow_after = self._clock.monotonic() + WORKER_RETRY_S
         finally:
@@ -404,7 +413,7 @@ class ExitDesk:
             try:
                 sender.prepare()
             except BotError as exc:
-                logger.debug("connection not ready: %s", exc)
+                log_event(logger, logging.DEBUG, "exit_connection_not_ready", why=exc)
             return False
         ready = self._plan(episode)
         if ready is not None:
@@ -438,7 +447,7 @@ class ExitDesk:
         try:
             planned = self._steps.plan(episode, may_read=may_read)
         except Exception as exc:  # safety net: one episode's trouble must not end the worker or the episode
-            logger.exception("event=exit_error ticker=%s", episode.ticker)
+            log_event(logger, logging.ERROR, "exit_error", exc_info=True, ticker=episode.ticker)
             self._steps.broke(episode, exc)
             self._put_back(episode, BROKEN_STEP_S)
             return None
@@ -516,7 +525,9 @@ class ExitDesk:
                 self._steps.leaves(episode)
             answers = self._exchange_answers(begun, sender)
         except Exception as exc:  # safety net: whatever broke, the orders may have left
-            logger.exception("event=exit_error tickers=%s", ",".join(e.ticker for e, _ in batch))
+            log_event(
+                logger, logging.ERROR, "exit_error", exc_info=True, tickers=[e.ticker for e, _ in batch]
+            )
             for episode, _ in batch:
                 self._put_back(episode, self._steps.broke(episode, exc))
             return
@@ -537,12 +548,20 @@ class ExitDesk:
             return [exc]
 
     def _take_answer(self, episode: Episode, ready: Ready, answer: OrderAck | BotError) -> None:
+        if isinstance(answer, OrderAck):
+            self._measure_answer(episode.ticker)
         try:
             delay_s = self._steps.take_answer(episode, ready, answer)
         except Exception as exc:  # safety net: the order has left, its outcome is looked up
-            logger.exception("event=exit_error ticker=%s", episode.ticker)
+            log_event(logger, logging.ERROR, "exit_error", exc_info=True, ticker=episode.ticker)
             delay_s = self._steps.broke(episode, exc)
         self._put_back(episode, delay_s)
+
+    def _measure_answer(self, ticker: str) -> None:
+        with self._lock:
+            decided_at = self._decided_at.pop(ticker, None)
+        if decided_at is not None:
+            self._measures.order_answered(self._clock.monotonic() - decided_at)
 
     def _wait_for_budget(self, batch: list[tuple[Episode, Ready]], wait_s: float) -> None:
         """Nothing was decided yet: all are due again when there is budget, in the order of their urgency."""
@@ -563,6 +582,7 @@ class ExitDesk:
             now = self._clock.monotonic()
             if episode.state is EpisodeState.CLOSED:
                 del self._active[episode.ticker]
+                self._decided_at.pop(episode.ticker, None)
                 self._closed_counts[episode.ticker] = self._closed_counts.get(episode.ticker, 0) + 1
             else:
                 if episode.ticker in self._pokes and episode.state is EpisodeState.BLOCKED:
@@ -574,6 +594,8 @@ class ExitDesk:
                 if is_free and self._active[ticker].waits_for_all:
                     self._due[ticker] = min(self._due[ticker], now)
             self._work.notify()
+        if episode.state is EpisodeState.CLOSED:
+            self._measures.exit_ended(episode.reason.value, episode.outcome)
 
     def _publish_locked(self, episode: Episode) -> None:
         self._views[episode.id] = EpisodeView(

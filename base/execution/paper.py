@@ -201,7 +201,8 @@ class PaperGateway:
                     self._under_way.pop(client_order_id, None)
 
     def _create(self, request: OrderRequest) -> OrderAck | BotError:
-        view, shards = self._view(request.ticker), self._trading()
+        view, shards = self._view(request), self._trading()
+        self._fill_crossed(request.ticker, view, shards)
         with self._lock:
             try:
                 ack = self._exchange.place(request, view, shards, self._clock.now())
@@ -214,7 +215,8 @@ class PaperGateway:
     def amend_entry(self, order_id: str, request: OrderRequest) -> OrderAck:
         """The answer counts what the change itself has filled, as the exchange's does."""
         self._travel()
-        view, shards = self._view(request.ticker), self._trading()
+        view, shards = self._view(request), self._trading()
+        self._fill_crossed(request.ticker, view, shards)
         with self._lock:
             ack = self._exchange.amend(order_id, request, view, shards, self._clock.now())
             batch = self._noted_locked()
@@ -224,11 +226,20 @@ class PaperGateway:
     def cancel_entry(self, order_id: str, ticker: str) -> Decimal:
         self._travel()
         view = self._price_of(ticker)
+        self._fill_crossed(ticker, view, self._trading())
         with self._lock:
             remaining = self._exchange.cancel(order_id, ticker, view, self._clock.now())
             batch = self._noted_locked()
         self._hand_over(batch)
         return remaining
+
+    def _fill_crossed(self, ticker: str, view: PriceView | None, shards: TradingShards) -> None:
+        """Bring what rests there up to date before something arrives. It is told by itself: what arrives
+        may be refused."""
+        with self._lock:
+            self._exchange.fill_crossed(ticker, view, shards, self._clock.now())
+            batch = self._noted_locked()
+        self._hand_over(batch)
 
     def find_orders(self, client_order_ids: Mapping[str, str], since: float) -> OrderLookup:
         found: dict[str, FoundOrder] = {}
@@ -249,11 +260,15 @@ class PaperGateway:
     def _travel(self) -> None:
         self._clock.wait(self._stopping, self._latency_s)
 
-    def _view(self, ticker: str) -> PriceView | None:
-        """The market as an order meets it, read anew where nothing vouches for its price."""
+    def _view(self, request: OrderRequest) -> PriceView | None:
+        """The market as an order meets it, read anew where nothing vouches for its price, and where only a
+        ticker tells of it: what that has offered up to a second ago may be gone. No exit waits for that."""
+        ticker = request.ticker
         view = self._price_of(ticker)
         if view is not None and is_believable(view):
-            return view
+            has_book = bool(view.yes_bids or view.no_bids)
+            if has_book or request.reduce_only:
+                return view
         try:
             self._refresh([ticker])
         except BotError as exc:
@@ -326,12 +341,15 @@ class PaperGateway:
             try:
                 self._recorder.commit(taken.records)
                 taken.records.clear()
-                taken.done.set()
                 self._tell(taken.events)
+                # What the listeners have written of it (the day's money) belongs to the answer too.
+                self._recorder.commit(())
+                taken.done.set()
             except BaseException:
                 with self._lock:  # what is left comes with the next
                     self._batch.records[:0], self._batch.events[:0] = taken.records, taken.events
                     self._is_handing_over = False
+                taken.done.set()
                 raise
 
     def _next_batch(self) -> _Batch | None:

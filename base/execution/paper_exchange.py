@@ -161,6 +161,16 @@ class PaperExchange:
             for order in self.orders.in_turn(ticker):
                 self._step(order, view, shards, now)
 
+    def fill_crossed(self, ticker: str, view: PriceView | None, shards: TradingShards, now: float) -> None:
+        """Fill what rests in a market that has come to it: it did so before what arrives now."""
+        if view is None or view.market.status_at(now) is not MarketStatus.ACTIVE:
+            return
+        for order in self.orders.in_turn(ticker):
+            expiry = order.request.expiration_time_s
+            is_live = not order.has_paused and (expiry is None or now < expiry)
+            if is_live and shards.takes_orders(view.market.exchange_index):
+                self._fill_resting(order, view, now)
+
     def _step(self, order: PaperOrder, view: PriceView | None, shards: TradingShards, now: float) -> None:
         expiry = order.request.expiration_time_s
         status = MarketStatus.UNKNOWN if view is None else view.market.status_at(now)

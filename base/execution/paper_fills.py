@@ -7,7 +7,8 @@ The market is real, the order is not: it meets what the market displays, and the
 - **Taking.** What crosses takes the displayed levels from the best price on, each at its own price, down to
   the limit and never more than is displayed: the book of a held market, else the size at its best price.
   A size that nobody told is no size. A quote that no live feed vouches for is read anew once it is older
-  than `QUOTE_AGE_S_MAX`; while it cannot be, nothing fills.
+  than `QUOTE_AGE_S_MAX`; while it cannot be, nothing fills. A market whose book is not streamed is read
+  anew for every order but an exit: a ticker comes at most once a second, and what it offers may be gone.
 - **What was taken is gone** until the market shows something newer: a quote of a later exchange time, or
   another size at that price. The same quote read again is nothing new.
 - **Immediate-or-cancel** cancels the rest, **fill-or-kill** fills all or is refused,
@@ -16,7 +17,9 @@ The market is real, the order is not: it meets what the market displays, and the
 - **Resting.** A resting order fills when the other side's best price comes to its limit or better: at its
   limit, at most as many as are displayed there. That its own price is the best one, or that somebody
   traded there, fills nothing: no place in the queue is assumed. The real exchange fills at least these and
-  often more, so paper flatters nobody.
+  often more. A cancel or an order that arrives afterwards does not undo it: a bid that the market falls
+  through is bought before the exit's cancel comes. Bids that fill only in the real queue are not bought
+  here, and those are the ones that lose more often than not: in what rests, paper can look better.
 - **Our own orders in the way**, as the exchange does it: an exit (reduce-only, `maker`) cancels the
   resting order and goes on; any other order (`taker_at_cross`) is stopped there: what is displayed at
   better prices fills, the rest is canceled.

@@ -19,7 +19,7 @@ from base.errors import BotError, InvariantError, OrderOutcomeUnknown, RateLimit
 from base.kalshi import order_entry
 from base.kalshi.account_documents import COST_DEFAULT, EndpointCosts
 from base.kalshi.order_entry import BATCH_PATH, ORDERS_PATH
-from base.kalshi.rate_limit import Lane, RateLimiter, RequestKind, RequestStats
+from base.kalshi.rate_limit import Lane, RateLimiter, RequestArea, RequestKind, RequestStats
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
 from base.kalshi.transport import CA_FILE, BoundedSocket, Deadline, tls_context
@@ -261,6 +261,14 @@ class OrderConnection:
         """Send the request and read its answer, whatever it says."""
         self._deadline.start(give_up_at - self._clock.monotonic())
         self._stats.count_write()
+        status: int | None = None
+        try:
+            status, answer = self._ask(route, body, what)
+        finally:
+            self._stats.count_answer(Lane.EXIT, RequestArea.ORDERS, status)
+        return status, answer
+
+    def _ask(self, route: _Route, body: bytes, what: str) -> tuple[int, bytes]:
         try:
             sock = self._send_somehow(route, body)
         except _PartlySent as exc:
@@ -428,10 +436,13 @@ class OrderConnection:
             f"GET {path} HTTP/1.1\r\nHost: {self._host_header}\r\nUser-Agent: backstop\r\n"
             "Accept-Encoding: identity\r\n\r\n".encode("ascii")
         )
+        status: int | None = None
         try:
-            self._receive(self._sock, "GET")
+            status, _ = self._receive(self._sock, "GET")
         except ValueError as exc:
             raise http.client.HTTPException(str(exc)) from exc
+        finally:
+            self._stats.count_answer(Lane.DISPLAY, RequestArea.EXCHANGE, status)
 
 
 class _PartlySent(Exception):

@@ -308,8 +308,28 @@ class RequestCounts:
     rate_limited: int
 
 
+class RequestArea(StrEnum):
+    """What a request is about: a closed set, whatever paths there will be."""
+
+    PRICES = "prices"
+    ORDERS = "orders"
+    PORTFOLIO = "portfolio"
+    EXCHANGE = "exchange"
+    OTHER = "other"
+
+
+def area_of(path: str) -> RequestArea:
+    """The area of a path below the API's root."""
+    if path.startswith("/markets"):
+        return RequestArea.PRICES
+    if path.startswith("/portfolio"):
+        return RequestArea.ORDERS if "/orders" in path else RequestArea.PORTFOLIO
+    return RequestArea.EXCHANGE if path.startswith("/exchange") else RequestArea.OTHER
+
+
 class RequestStats:
-    """Counts requests over the last minute. One object for all connections; any thread may use it."""
+    """Counts requests, of the last minute and answered ones since the start. One object for all
+    connections; any thread may use it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -319,6 +339,7 @@ class RequestStats:
         self._writes: deque[float] = deque(maxlen=STATS_ENTRIES_MAX)
         self._price_reads: deque[float] = deque(maxlen=STATS_ENTRIES_MAX)
         self._rate_limited: deque[float] = deque(maxlen=STATS_ENTRIES_MAX)
+        self._answers: dict[tuple[Lane, RequestArea, int | None], int] = {}
 
     def count_read(self, *, is_price: bool = False) -> None:
         now = self._clock.monotonic()
@@ -336,6 +357,17 @@ class RequestStats:
         now = self._clock.monotonic()
         with self._lock:
             self._add_locked(self._rate_limited, now)
+
+    def count_answer(self, lane: Lane, area: RequestArea, status: int | None) -> None:
+        """Count how a request ended; None when no usable answer came."""
+        key = (lane, area, status)
+        with self._lock:
+            self._answers[key] = self._answers.get(key, 0) + 1
+
+    def answers(self) -> dict[tuple[Lane, RequestArea, int | None], int]:
+        """Requests since the start, by lane, area and status (None: no usable answer)."""
+        with self._lock:
+            return dict(self._answers)
 
     def counts(self) -> RequestCounts:
         now = self._clock.monotonic()

@@ -23,6 +23,7 @@ import urllib3
 from base.clock import Clock
 from base.errors import (
     AuthError,
+    BotError,
     OrderOutcomeUnknown,
     RateLimitedError,
     TransientError,
@@ -47,9 +48,11 @@ from base.kalshi.rate_limit import (
     RequestCounts,
     RequestKind,
     RequestStats,
+    area_of,
 )
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
+from base.kalshi.strict_json import parse_json
 from base.kalshi.transport import CA_FILE, BoundedSocket, Deadline
 from base.kalshi.wire import parse_ticker
 from base.log import RepeatedWarnings, log_event
@@ -335,6 +338,10 @@ class RestClient:
         """The account's keys and the end of the location attestation."""
         return account_documents.parse_api_keys(self._get("/api_keys", lane).body)
 
+    def get_document(self, path: str, params: Mapping[str, str], lane: Lane = Lane.DISPLAY) -> dict[str, Any]:
+        """An answer as it came, for who holds it against what this program needs of it."""
+        return parse_json(self._get(path, lane, params, kind=RequestKind.READ).body)
+
     # --- orders -------------------------------------------------------------------------------------------
 
     def create_order(self, request: OrderRequest, lane: Lane = Lane.STRATEGY) -> OrderAck:
@@ -550,7 +557,12 @@ class RestClient:
         else:
             self._stats.count_read(is_price=path.startswith("/markets"))
         url = self._base_url + path + (f"?{urlencode(params, safe=',')}" if params else "")
-        answer = self._send(method, url, headers, body, what, give_up_at)
+        try:
+            answer = self._send(method, url, headers, body, what, give_up_at)
+        except BotError:
+            self._stats.count_answer(lane, area_of(path), None)
+            raise
+        self._stats.count_answer(lane, area_of(path), answer.status)
         if answer.status == 429:
             self._stats.count_rate_limited()
             self._limiter.penalize(lane)

@@ -76,6 +76,8 @@ UNKNOWN_TYPES_MAX = 50
 """So many message types that we do not know are counted by name, all others together."""
 DISTRUST_AFTER = 5
 """A book whose top disagrees with this many tickers in a row is not believed any more."""
+SAMPLE_EVERY_S = 60.0
+SAMPLE_BYTES_MAX = 65_536
 DEPTH_LEVELS_MAX = 200
 """So many levels a side are told: what an exit reaches through, on a grid of tenths of a cent too."""
 
@@ -181,6 +183,7 @@ class WebsocketClient:
         self._ws: Any = None
         self._last_maintenance = 0.0
         self._announced_count = -1
+        self._sample_due_at = 0.0
 
         # Guards the field below and what is in it. Only the WebSocket thread changes books, so it reads
         # them without; never held together with the other lock, during I/O or callbacks.
@@ -205,6 +208,7 @@ class WebsocketClient:
         self._last_error = ""
         self._is_heard = False
         self._has_been_live = False
+        self._ticker_sample: bytes | None = None
 
     # --- what other threads may call ----------------------------------------------------------------
 
@@ -245,7 +249,7 @@ class WebsocketClient:
             # the one of a TLS socket first takes the encryption off, under a thread that may be sending.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
         except OSError as exc:
-            logger.debug("socket was already down: %s", exc)
+            log_event(logger, logging.DEBUG, "socket_already_down", why=exc)
 
     def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None:
         """What must be streamed from now on; `held` gets the order book beside the ticker."""
@@ -278,6 +282,11 @@ class WebsocketClient:
                 return NO_DEPTH
             yes, no = book.bids(OutcomeSide.YES), book.bids(OutcomeSide.NO)
         return best_bids(yes, DEPTH_LEVELS_MAX), best_bids(no, DEPTH_LEVELS_MAX)
+
+    def ticker_sample(self) -> bytes | None:
+        """A `ticker` frame as it came, at most a minute older than the last one; None before the first."""
+        with self._lock:
+            return self._ticker_sample
 
     def status(self) -> FeedStatus:
         now = self._clock.monotonic()
@@ -329,7 +338,7 @@ class WebsocketClient:
             except (websocket.WebSocketException, OSError, ValueError) as exc:
                 self._note_error(f"{type(exc).__name__}: {exc}")
             except Exception as exc:  # safety net: the feed must come back whatever a frame provoked
-                logger.exception("event=feed_error")
+                log_event(logger, logging.ERROR, "feed_error", exc_info=True)
                 self._note_error(f"{type(exc).__name__}: {exc}")
             heard_for_s = self._disconnect()
             if self._stop.is_set():
@@ -434,7 +443,7 @@ class WebsocketClient:
             try:
                 self._listener.feed_changed(FeedState.DOWN)
             except Exception:  # safety net: whatever hears of it, the feed has to come back
-                logger.exception("event=feed_listener_error")
+                log_event(logger, logging.ERROR, "feed_listener_error", exc_info=True)
         return heard_for_s
 
     def _read_until_it_ends(self) -> None:
@@ -523,8 +532,13 @@ class WebsocketClient:
 
     def _take_in(self, data: bytes, now: float) -> None:
         try:
-            self._dispatch(decode_frame(data), now)
+            event = decode_frame(data)
+            if isinstance(event, Ticker) and now >= self._sample_due_at:
+                self._keep_sample(data, now + SAMPLE_EVERY_S)
+            self._dispatch(event, now)
         except WireError as exc:
+            if b'"ticker"' in data:  # one that cannot be read says the most, until the next that can
+                self._keep_sample(data, now)
             with self._lock:
                 self._malformed += 1
             held_back = self._warnings.allow("malformed", now)
@@ -532,6 +546,13 @@ class WebsocketClient:
                 log_event(
                     logger, logging.WARNING, "malformed_frame", why=str(exc)[:200], also_since_last=held_back
                 )
+
+    def _keep_sample(self, data: bytes, next_due_at: float) -> None:
+        if len(data) > SAMPLE_BYTES_MAX:
+            return
+        self._sample_due_at = next_due_at
+        with self._lock:
+            self._ticker_sample = data
 
     def _dispatch(self, event: StreamEvent, now: float) -> None:
         if isinstance(event, Ticker):
@@ -791,6 +812,10 @@ class NoFeed:
     def depth(self, ticker: str) -> Depth:
         """There is no book."""
         return NO_DEPTH
+
+    def ticker_sample(self) -> bytes | None:
+        """There is no stream."""
+        return None
 
     def status(self) -> FeedStatus:
         with self._lock:

@@ -102,7 +102,10 @@ def check_entry(
         return Denied(ticker, code, f"entry in {ticker} for {detail}")
 
     if not trading_state.may_enter:
-        return denied(DenialCode.TRADING_STATE, f"any cost: the bot is {trading_state}, entries are off")
+        return denied(
+            DenialCode.TRADING_STATE,
+            f"any cost: the bot is {trading_state}, entries are off (event=trading_state says why)",
+        )
     whole = cost if order_cost is None else order_cost
     held = (position_cost, reserved_ticker, event_cost, reserved_event, total_exposure, reserved_total)
     amounts = (cost, whole, *held, realized_today)

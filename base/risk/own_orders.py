@@ -38,6 +38,12 @@ def without_own(
     return _with_bid(quote, side, ZERO, ZERO)
 
 
+def levels_without_own(levels: Sequence[Level], own: Mapping[Decimal, Decimal]) -> tuple[Level, ...]:
+    """A displayed book's side with our own contracts taken out."""
+    others = ((price, shown - own.get(price, ZERO)) for price, shown in levels)
+    return tuple((price, size) for price, size in others if size > ZERO)
+
+
 def _with_bid(quote: Quote, side: OutcomeSide, price: Decimal, size: Decimal) -> Quote:
     if side is OutcomeSide.YES:
         return replace(quote, yes_bid=price, yes_bid_size=size)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +18,7 @@ from base.store.records import DecisionRecord, Record, Recorder, RuleStateRecord
 
 logger = logging.getLogger(__name__)
 
+ENDED_MAX = 200
 HISTORY_MAX = 60
 """Evaluations remembered a position for `explain`; equal ones in a row count as one."""
 SAME_ENTRY_TOLERANCE = Decimal("0.001")
@@ -69,6 +70,7 @@ class RuleMemory:
         self._remembered = {r.ticker: r for r in rule_states}  # owned by the checker thread; each used once
         self._lock = threading.Lock()  # guards the field below; never held during I/O or callbacks
         self._records: dict[str, _Record] = {}
+        self._ended: OrderedDict[str, list[HistoryRow]] = OrderedDict()  # of what is held no more
 
     def state_of(self, position: Position, epoch: int) -> RuleState:
         """What the rules remember of this very position; a new epoch is another position."""
@@ -116,10 +118,14 @@ class RuleMemory:
                 self._records[ticker].has_failed = True
 
     def keep_only(self, tickers: Container[str]) -> None:
-        """Forget what is not held any more."""
+        """Forget what is not held any more, but for what was seen of it last: "why was it sold?" is asked
+        afterwards."""
         with self._lock:
             for gone in [t for t in self._records if t not in tickers]:
-                del self._records[gone]
+                self._ended[gone] = list(self._records.pop(gone).history)
+                self._ended.move_to_end(gone)
+                if len(self._ended) > ENDED_MAX:
+                    self._ended.popitem(last=False)
 
     def last_look(self, ticker: str) -> LastLook:
         with self._lock:
@@ -130,10 +136,11 @@ class RuleMemory:
             return LastLook(record.evaluation, checked_at, record.hold_since)
 
     def history(self, ticker: str) -> list[HistoryRow] | None:
-        """The last evaluations of one position, oldest first; None when it is not held."""
+        """The last evaluations of one position, oldest first, also of one that has lately been left; None
+        when nothing is known of it."""
         with self._lock:
             record = self._records.get(ticker)
-            return None if record is None else list(record.history)
+            return self._ended.get(ticker) if record is None else list(record.history)
 
     def _first_state(self, position: Position) -> RuleState:
         """What the rules start with: what the last run remembered, if it is of this very position.

@@ -17,13 +17,22 @@ from typing import Protocol
 
 from base.clock import Clock
 from base.execution.exits import ExitDesk, ExitOrder
+from base.execution.measures import Measures, NoMeasures
 from base.kalshi.websocket_client import FeedStatus
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.log import RepeatedWarnings, log_event
-from base.model.market import Market, Quote
+from base.model.market import Market, PriceSource, Quote
 from base.model.position import Position
 from base.model.rules import Evaluation, Exit, ExitRule, Hold, HoldReason
-from base.risk.coverage import NOT_CHECKED, Coverage, PositionFacts, Protection, assess, summarize
+from base.risk.coverage import (
+    NOT_CHECKED,
+    NOT_COUNTED,
+    Coverage,
+    PositionFacts,
+    Protection,
+    assess,
+    summarize,
+)
 from base.risk.event_groups import TAKES_ALONG, companions, event_of, goes_along, was_held_at, why_along
 from base.risk.exit_rules import evaluate
 from base.risk.levels import can_ever_exit
@@ -42,6 +51,9 @@ logger = logging.getLogger(__name__)
 ANNOUNCE_AFTER_S = 1.0
 REMIND_S = 300.0
 """An unprotected position is announced again this often."""
+HELD_BACK = (HoldReason.HOLD_BELOW, HoldReason.NO_STOP_NEAR_CLOSE)
+"""A rule has triggered, and another field of the same rule holds the exit back for as long as it applies."""
+GUARDED_LOOK_S = 0.05
 TRIGGERS_TOGETHER_MAX = 64
 """So many exits of one pass are handed over together; the first must not wait for a long sweep to end."""
 
@@ -80,7 +92,7 @@ class StopLossChecker:
     REST read and returns at once; `swept` is told after each sweep; `recorder` keeps what the rules
     remember and each new verdict; `rule_states` is what a run before this one remembered, `resumed` the
     exits that it left open; `halted` says that the kill switch is on; `others_quote` takes our own resting
-    orders out of a quote."""
+    orders out of a quote; `measures` is told how soon a changed price was judged."""
 
     def __init__(
         self,
@@ -98,6 +110,7 @@ class StopLossChecker:
         resumed: Iterable[EpisodeRecord] = (),
         halted: Callable[[], bool] = lambda: False,
         others_quote: Callable[[Position, Quote], Quote] = lambda position, quote: quote,
+        measures: Measures | None = None,
     ) -> None:
         self._settings = settings
         self._cache = cache
@@ -113,12 +126,16 @@ class StopLossChecker:
         self._left_before = tuple(r for r in resumed if r.reason in TAKES_ALONG)
         self._halted = halted
         self._others_quote = others_quote
+        self._measures: Measures = measures if measures is not None else NoMeasures()
         # Owned by the checker thread: why positions go along, with their epoch, until they are looked at.
         self._marks: dict[str, tuple[int, str]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        # Owned by the checker thread: when an exit that a guard delays is looked at again, at the latest.
+        self._guarded: dict[str, float] = {}
         self._triggered: list[ExitOrder] = []  # owned by the checker thread: the exits of this pass
         self._next_sweep = 0.0
+        self._seen_until = 0.0  # owned by the checker thread: when the last pass took the changes
         self._reminders = RepeatedWarnings(REMIND_S)
         # Owned by the checker thread: what was announced, and since when it has been so.
         self._unprotected: dict[str, str] = {}
@@ -127,6 +144,7 @@ class StopLossChecker:
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
         self._last_sweep_at: float | None = None
         self._sweep_wanted = False
+        self._sweeps = 0
 
     # --- lifecycle ----------------------------------------------------------------------------------
 
@@ -154,6 +172,12 @@ class StopLossChecker:
         with self._lock:
             return self._last_sweep_at
 
+    @property
+    def passes(self) -> int:
+        """Complete sweeps so far."""
+        with self._lock:
+            return self._sweeps
+
     def sweep_soon(self) -> None:
         """Sweep now instead of at the end of the interval (the feed went down, rules changed)."""
         with self._lock:
@@ -162,20 +186,26 @@ class StopLossChecker:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._clock.wait(self._cache.changed, self._next_sweep - self._clock.monotonic())
+            self._clock.wait(self._cache.changed, self.next_look_at - self._clock.monotonic())
             if self._stop.is_set():
                 return
             try:
                 self.run_once()
             except Exception:  # safety net: the next pass must come
-                logger.exception("event=stop_loss_error")
+                log_event(logger, logging.ERROR, "stop_loss_error", exc_info=True)
                 self._clock.wait(self._stop, 0.2)
+
+    @property
+    def next_look_at(self) -> float:
+        """Monotonic time of the next pass if no price changes; of the checker's thread."""
+        return min(self._next_sweep, *self._guarded.values()) if self._guarded else self._next_sweep
 
     # --- one pass -----------------------------------------------------------------------------------
 
     def run_once(self) -> None:
         """Look at what changed, or at everything when the sweep is due."""
         now = self._clock.monotonic()
+        seen_until, self._seen_until = self._seen_until, now
         changed = self._cache.take_changes()
         with self._lock:
             wanted, self._sweep_wanted = self._sweep_wanted, False
@@ -183,14 +213,32 @@ class StopLossChecker:
             self._next_sweep = now + self._settings.interval_s
             self.sweep()
             return
-        for ticker in changed:
+        due = [ticker for ticker, at in self._guarded.items() if now >= at]
+        for ticker in dict.fromkeys((*changed, *due)):
             position = self._portfolio.get(ticker)
-            if position is not None:
+            if position is None:
+                self._guarded.pop(ticker, None)
+            else:
+                if ticker in self._guarded:  # also where the look fails: it must not come at once again
+                    self._guarded[ticker] = now + GUARDED_LOOK_S
                 self._check(position, self._feed.is_confirmed(ticker))
                 self._hand_over_many()
         self._hand_over()
+        self._measure(changed, seen_until)
         if self._announced_totals is not None and self._announced_totals[0] < self._announced_totals[1]:
             self._announce()  # good news need not wait for the sweep
+
+    def _measure(self, changed: Iterable[str], seen_until: float) -> None:
+        """Tell how long prices that came since the last pass have waited; after the exits, not before."""
+        for ticker in changed:
+            look = self._memory.last_look(ticker)
+            evaluation, checked_at = look.evaluation, look.checked_at
+            if evaluation is None or checked_at is None or evaluation.price_age_s is None:
+                continue
+            is_streamed = evaluation.price_source != PriceSource.REST.value
+            # What came before is no tick: the market's status has changed, and its price was judged then.
+            if is_streamed and checked_at - evaluation.price_age_s >= seen_until:
+                self._measures.tick_decided(evaluation.price_age_s)
 
     def sweep(self) -> None:
         """Look at every position, ask for the prices that are missing, announce what is unprotected."""
@@ -204,6 +252,7 @@ class StopLossChecker:
         self._memory.keep_only(positions)
         with self._lock:
             self._last_sweep_at = now
+            self._sweeps += 1
         refresh = decide_refresh(self._needs(feed), feed_is_live=feed.is_live)
         if refresh is not None:
             self._request_prices(refresh)
@@ -237,12 +286,26 @@ class StopLossChecker:
             self._memory.note_failure(ticker)
             held_back = self._reminders.allow(f"check_failed {ticker}", self._clock.monotonic())
             if held_back is not None:
-                logger.exception("event=check_failed ticker=%s also_since_last=%s", ticker, held_back)
+                log_event(
+                    logger,
+                    logging.ERROR,
+                    "check_failed",
+                    exc_info=True,
+                    ticker=ticker,
+                    also_since_last=held_back,
+                )
 
     def _look_at(self, position: Position, is_confirmed: bool) -> None:
         """Evaluate one position, and hand it over where a rule says so."""
         ticker = position.ticker
         evaluation = self._evaluate(position, is_confirmed)
+        if isinstance(evaluation.decision, Hold) and evaluation.decision.why is HoldReason.GUARDED:
+            # Its time runs out whether or not another price comes.
+            self._guarded[ticker] = self._clock.monotonic() + GUARDED_LOOK_S
+        else:
+            self._guarded.pop(ticker, None)
+        if isinstance(evaluation.decision, Hold) and evaluation.decision.why in HELD_BACK:
+            self._announce_held(ticker, evaluation.decision)
         if isinstance(evaluation.decision, Exit):
             rule = self._rule_of(ticker)
             self._triggered.append(
@@ -252,9 +315,23 @@ class StopLossChecker:
                     exit_value=evaluation.decision.exit_value,
                     trigger_price=evaluation.decision.trigger_price,
                     floor=max(self._settings.floor, rule.hold_below_price or Decimal(0)),
+                    price_age_s=evaluation.price_age_s,
                 )
             )
         self._desk.poke(ticker)
+
+    def _announce_held(self, ticker: str, decision: Hold) -> None:
+        """Said, because a position that meets its stop and stays looks like a stop that does not work."""
+        key = f"held {ticker} {decision.why}"
+        if self._reminders.allow(key, self._clock.monotonic()) is not None:
+            log_event(
+                logger,
+                logging.WARNING,
+                "exit_held",
+                ticker=ticker,
+                why=decision.why.value,
+                detail=decision.detail,
+            )
 
     def _hand_over_many(self) -> None:
         if len(self._triggered) >= TRIGGERS_TOGETHER_MAX:
@@ -298,7 +375,7 @@ class StopLossChecker:
         try:
             return goes_along(self._rule_of(ticker))
         except Exception:  # safety net: its companions must still be asked; its own check says what is wrong
-            logger.exception("event=event_group_failed ticker=%s", ticker)
+            log_event(logger, logging.ERROR, "event_group_failed", exc_info=True, ticker=ticker)
             return False
 
     def _market(self, ticker: str) -> Market:
@@ -375,7 +452,7 @@ class StopLossChecker:
         except Exception:  # safety net: a position that cannot be judged is shown, and hides no other
             held_back = self._reminders.allow(f"assess_failed {position.ticker}", self._clock.monotonic())
             if held_back is not None:
-                logger.exception("event=assess_failed ticker=%s", position.ticker)
+                log_event(logger, logging.ERROR, "assess_failed", exc_info=True, ticker=position.ticker)
             return CheckedPosition(
                 position=position,
                 market=Market(position.ticker),
@@ -440,7 +517,9 @@ class StopLossChecker:
                 continue
             is_due = self._reminders.allow(ticker, now) is not None
             if self._unprotected.get(ticker) != why or is_due:
-                log_event(logger, logging.WARNING, "unprotected", ticker=ticker, why=why)
+                # What is left alone on purpose is told, and is no alarm.
+                level = logging.INFO if why in NOT_COUNTED else logging.WARNING
+                log_event(logger, level, "unprotected", ticker=ticker, why=why)
             self._unprotected[ticker] = why
         for ticker in self._unprotected.keys() - current.keys():
             del self._unprotected[ticker]

@@ -109,8 +109,10 @@ class _Order:
 class Books:
     """The ledgers of the last trading days, and the orders and executions they were booked from."""
 
-    def __init__(self, zone: tzinfo = UTC) -> None:
+    def __init__(self, zone: tzinfo = UTC, *, is_listed_elsewhere: bool = True) -> None:
+        """`is_listed_elsewhere`: an exchange lists the day's fills, so that it can be booked anew."""
         self._zone = zone
+        self._is_listed_elsewhere = is_listed_elsewhere
         self._days: dict[str, DayResults] = {}
         self._orders: OrderedDict[str, _Order] = OrderedDict()
         self._trades: OrderedDict[str, None] = OrderedDict()
@@ -120,10 +122,11 @@ class Books:
         """Take up what was booked.
 
         Days of another time zone are other days: what it booked is then forgotten as far as it is of
-        today, and booked anew from the fills that the exchange lists.
+        today, and booked anew from the fills that the exchange lists; where nobody else lists them, days
+        of one name count as the same.
         """
         newest = max(remembered.ledgers, key=lambda ledger: ledger.day, default=None)
-        is_same_zone = newest is None or newest.zone == str(self._zone)
+        is_same_zone = newest is None or newest.zone == str(self._zone) or not self._is_listed_elsewhere
         yesterday = trading_day(day_start_s(now, self._zone) - 1, self._zone)
         for ledger in remembered.ledgers if is_same_zone else ():
             if ledger.day in (yesterday, trading_day(now, self._zone)):

@@ -347,7 +347,7 @@ class Journal:
                 self._bring_to_disk(rows, is_idle=not batch.is_awaited)
         except Exception as exc:  # safety net: whatever it was, the rows must wait for the next try
             if not isinstance(exc, sqlite3.Error | OSError | BotError):
-                logger.exception("event=journal_failed")
+                log_event(logger, logging.ERROR, "journal_failed", exc_info=True)
             self._put_back(rows, exc)
         else:
             with self._lock:

@@ -110,8 +110,15 @@ class _Order:
 class Portfolio:
     """Positions by market ticker; thread-safe. Prices are dollars of the held side, counts contracts."""
 
-    def __init__(self, clock: Clock, recorder: Recorder | None = None, zone: tzinfo = UTC) -> None:
-        """`zone` says when the trading day begins."""
+    def __init__(
+        self,
+        clock: Clock,
+        recorder: Recorder | None = None,
+        zone: tzinfo = UTC,
+        *,
+        is_listed_elsewhere: bool = True,
+    ) -> None:
+        """`zone` says when the trading day begins; `is_listed_elsewhere` that an exchange lists its fills."""
         self._clock = clock
         self._recorder: Recorder = recorder if recorder is not None else NoRecorder()
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
@@ -129,7 +136,7 @@ class Portfolio:
         self._versions: dict[str, int] = {}  # grows with whatever a comparison must not overlook
         self._trades: OrderedDict[str, None] = OrderedDict()  # that the position knows of
         self._orders: OrderedDict[str, _Order] = OrderedDict()
-        self._books = Books(zone)
+        self._books = Books(zone, is_listed_elsewhere=is_listed_elsewhere)
         self._sent: OrderedDict[str, None] = OrderedDict()  # client order ids of ours
         self._remembered: dict[str, PositionRecord] = {}  # held before a restart, not yet seen again
         self._gone_since: dict[str, float] = {}  # of those, what reads have not shown since then
@@ -638,6 +645,7 @@ class Portfolio:
         if before is None or before.outcome_side is not side:
             self._epochs[ticker] = self._epochs.get(ticker, 0) + 1
             strategy = self._strategy_locked(ticker, side, is_ours, is_read=False)
+            price = self._entry_with_remembered_locked(ticker, side, count, price)
             since = self._held_since_locked(ticker, side, is_read=False)
             fees = self._take_fees_locked(ticker, ZERO, count, fee_each)
             after = Position(ticker, side, count, price, exchange_index, since, fees or ZERO, strategy)
@@ -657,6 +665,17 @@ class Portfolio:
         self._positions[ticker] = after
         self._record_position_locked(ticker)
         return Change(ticker, before, after, why)
+
+    def _entry_with_remembered_locked(
+        self, ticker: str, side: OutcomeSide, count: Decimal, price: Decimal
+    ) -> Decimal:
+        """What a contract of a position has cost that a message shows before the first read does: the last
+        run knew what most of it cost, and a stop must not be reckoned from the newest contracts alone."""
+        known = None if self._is_loaded else self._remembered.get(ticker)
+        if known is None or known.outcome_side is not side:
+            return price
+        added = max(ZERO, count - known.count)
+        return ((count - added) * known.entry_price + added * price) / count
 
     def _take_fees_locked(
         self, ticker: str, known: Decimal | None, added: Decimal, fee_each: Decimal | None

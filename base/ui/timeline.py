@@ -33,6 +33,7 @@ _WORDS = {
     "not_open": "market not open",
     "event_group": "goes with another position of its event",
 }
+_HELD_BACK = ("guarded", "hold_below", "no_stop_near_close")
 _SOURCES = {"ws": "stream", "snapshot": "stream", "rest": "REST read", "none": "no source"}
 
 
@@ -71,24 +72,34 @@ def _heading(ticker: str, last: Mapping[str, Any]) -> list[Line]:
     value = last.get("exit_value")
     now = f"worth {value} a contract" if value is not None else "no price to act on"
     lines = [Line(f"{ticker}: {held}, {now} ({_age_and_source(last)})", Tone.STATE)]
+    if last.get("is_held") is False:
+        end = f"It was left: {_why(last)}" if last.get("decision") == "exit" else "It is not held any more"
+        return [Line(f"{ticker}: {held}, until {_said(value, 'its price was lost')}", Tone.STATE), Line(end)]
+    if last.get("rule"):
+        lines.append(Line(f"Its rule: {last['rule']}"))
     if last.get("decision") == "exit":
         return [*lines, Line(f"It is being left: {_why(last)}", Tone.ALARM)]
+    if last.get("why") in _HELD_BACK:
+        lines.append(Line(f"Not leaving although it meets its rule: {_said(last.get('detail'))}", Tone.ALARM))
     for level, basis, side in (("stop_price", "stop_basis", "below"), ("take_profit_price", "", "above")):
         if last.get(level) is not None:
             words = _said(last.get(basis or "take_profit_basis"), "")
             words = f"take-profit{', ' if words else ''}{words}" if side == "above" else words or "stop"
-            away = _distance(value, last[level])
+            away = _distance(value, last[level], side)
             lines.append(Line(f"Leaves at or {side} {last[level]} ({words}){away}"))
-    if len(lines) == 1:
+    if not any(last.get(level) is not None for level in ("stop_price", "take_profit_price")):
         lines.append(Line("No price level is in force"))
     return lines
 
 
-def _distance(value: object, level: object) -> str:
+def _distance(value: object, level: object, side: str) -> str:
     first, second = _number(value), _number(level)
     if first is None or second is None:
         return ""
-    return f": {abs(first - second):.4f} away"
+    left = first - second if side == "below" else second - first
+    if left <= 0:
+        return f": it is there, and {-left:.4f} beyond"
+    return f": {left:.4f} away"
 
 
 def _states(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

@@ -306,6 +306,15 @@ class TestExplain:
         assert TICKER in capsys.readouterr().out
         assert [request.path for request in seen] == [f"/api/explain/{TICKER}"]
 
+    @pytest.mark.parametrize(("mode", "is_said"), [("paper", True), ("live", False), (None, False)])
+    def test_a_paper_account_says_so(
+        self, mode: str | None, is_said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        body = json.dumps({"ticker": TICKER, "trading_mode": mode, "rows": []}).encode()
+        with daemon_page(200, body) as (port, _):
+            assert run("explain", TICKER, directory=tmp_path, environ={"UI_PORT": str(port)}) == 0
+        assert ("PAPER" in capsys.readouterr().out) is is_said
+
     def test_ticker_cannot_lead_elsewhere(self, tmp_path: Path) -> None:
         with daemon_page() as (port, seen):
             run("explain", "../status?x=/", directory=tmp_path, environ={"UI_PORT": str(port)})

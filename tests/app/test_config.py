@@ -92,6 +92,7 @@ class TestDefaults:
         assert config.exit_floor_dollars == Decimal("0.01")
         assert config.exit_steps_through == (2, 4, 8, 16)
         assert config.alert_urls == ()
+        assert (config.deadman_url, config.deadman_interval_s) == ("", 60.0)
         assert config.warnings == ()
 
     def test_empty_means_default_for_all_but_the_stop(self, tmp_path: Path) -> None:
@@ -315,6 +316,12 @@ NUMBERS = [
         BadValue("a host with a port", {"UI_HOST": "http://127.0.0.1:80"}, "UI_HOST"),
         BadValue("a token with a space", {"UI_TOKEN": "hunter 22"}, "UI_TOKEN", hides="hunter"),
         BadValue("an alert that is no URL", {"ALERT_URLS": "bob@example.org"}, "ALERT_URLS", hides="bob"),
+        BadValue("a dead man's switch in the open", {"DEADMAN_URL": "http://ping.example.org/hunter22"},
+                 "DEADMAN_URL", says="https", hides="hunter22"),
+        BadValue("a dead man's switch that is no URL", {"DEADMAN_URL": "hunter22"}, "DEADMAN_URL",
+                 says="https", hides="hunter22"),
+        BadValue("a dead man's switch with a password", {"DEADMAN_URL": "https://u:hunter22@ping.example.org/"},
+                 "DEADMAN_URL", hides="hunter22"),
         BadValue("steps that do not grow", {"EXIT_STEPS_THROUGH": "8,4"}, "EXIT_STEPS_THROUGH",
                  says="larger than the last"),
         BadValue("rules that are not there", {"RULES_FILE": "none.toml"}, "RULES_FILE"),
@@ -523,6 +530,7 @@ def test_no_secret_in_repr_or_description(demo: dict[str, str], tmp_path: Path) 
     secrets = {
         "UI_TOKEN": "a-long-and-secret-token",
         "ALERT_URLS": "mailto://user:pass@example.org",
+        "DEADMAN_URL": "https://ping.example.org/0123-4567",
         "STRATEGY_PASSWORD": "correct-horse",
         "KALSHI_API_KEY_ID": KEY_ID,
     }

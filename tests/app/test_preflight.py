@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import io
+import json
+import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import format_datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from base.app.config import Config, load_config
+from base.app.instance_lock import InstanceLock
+from base.app.loop import journal_path
 from base.app.preflight import StartSandbox, run_checks
+from base.app.preflight_feed import FeedLook
+from base.app.preflight_machine import Machine
 from base.app.sandbox_process import SandboxAddress
 from base.clock import Clock
 from base.errors import AuthError, ConfigError, TransientError, WireError
 from base.kalshi.account_documents import ApiKey, ApiKeys, Balance, ExchangeStatus
-from base.kalshi.documents import MarketSnapshot, PositionRow
+from base.kalshi.documents import MarketSnapshot, PositionRow, UnreadableRow
 from base.kalshi.rate_limit import AccountLimits, Quota
+from base.kalshi.rest_client import UnreadablePositions
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
-from base.model.market import Market, MarketStatus, PriceSource, Quote
+from base.model.market import BookSide, Market, MarketStatus, PriceSource, Quote
+from base.model.order import Order, OrderStatus
 from base.model.schedule import ExchangeSchedule
 from tests.fakes.clock import FakeClock
+from tests.fakes.stream_server import ticker as ticker_frame
+from tests.kalshi.bodies import MARKET as MARKET_BODY
+from tests.kalshi.bodies import POSITION as POSITION_BODY
+from tests.kalshi.bodies import but
+
+# A plugin of the alerts' library imports a module that Python 3.13 drops.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 T = TypeVar("T")
 
@@ -38,9 +54,32 @@ MARKET = "KXHIGHNY-26NOV22-T50"
 NOW = 1_790_000_000.0
 
 
-def row(count: str = "10", entry: str = "0.52", ticker: str = MARKET) -> PositionRow:
+MARKETS, POSITIONS = "/markets", "/portfolio/positions"
+CONFIRMED = FeedLook(True, True, json.dumps(ticker_frame(MARKET)).encode(), "", 0.3)
+
+
+def row(count: str = "10", entry: str = "0.52", ticker: str = MARKET, shard: int = 0) -> PositionRow:
     signed = Decimal(count)
-    return PositionRow(ticker, signed, abs(signed) * Decimal(entry), Decimal(0), Decimal(0), 0, NOW)
+    return PositionRow(ticker, signed, abs(signed) * Decimal(entry), Decimal(0), Decimal(0), shard, NOW)
+
+
+def resting(client_order_id: str, ticker: str = MARKET) -> Order:
+    return Order(
+        order_id="1", client_order_id=client_order_id, ticker=ticker, book_side=BookSide.BID,
+        status=OrderStatus.RESTING, price=Decimal("0.40"), initial_count=Decimal(5), fill_count=Decimal(0),
+        remaining_count=Decimal(5), fill_cost=Decimal(0), fees=Decimal(0), exchange_index=0, created_ts_ms=0,
+    )  # fmt: skip
+
+
+def money(by_shard: dict[int, Decimal]) -> Balance:
+    return Balance(Decimal("98.0186"), Decimal(0), by_shard, 0)
+
+
+def pages(market: dict[str, Any] = MARKET_BODY, position: dict[str, Any] = POSITION_BODY) -> dict[str, Any]:
+    return {
+        MARKETS: {"markets": [market], "cursor": ""},
+        POSITIONS: {"market_positions": [position], "cursor": ""},
+    }
 
 
 def snapshot(
@@ -75,6 +114,8 @@ class FakeExchange:
     positions: list[PositionRow] | Exception = field(default_factory=list)
     markets: list[MarketSnapshot] | Exception = field(default_factory=lambda: [snapshot()])
     schedule: ExchangeSchedule | Exception = field(default_factory=ExchangeSchedule)
+    documents: dict[str, Any] | Exception = field(default_factory=pages)
+    orders: list[Order] | Exception = field(default_factory=list)
     date_offset_s: float | None = 0.0
     asked: list[str] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -107,6 +148,14 @@ class FakeExchange:
     def get_exchange_schedule(self) -> ExchangeSchedule:
         return self._answer("schedule", self.schedule)
 
+    def get_document(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
+        document: dict[str, Any] = self._answer("fields", self.documents)[path]
+        return document
+
+    def get_orders(self, ticker: str | None = None, status: str | None = None) -> list[Order]:
+        assert status == "resting"
+        return self._answer("orders", self.orders)
+
     def _answer(self, name: str, value: T | Exception) -> T:
         self.asked.append(name)
         if isinstance(value, Exception):
@@ -125,19 +174,27 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "TRADING_MODE": "live",
         "KALSHI_API_KEY_ID": KEY_ID,
         "KALSHI_PRIVATE_KEY_PATH": str(path),
+        "UI_PORT": "0",
+        "ALERT_URLS": "ntfy://topic",
     }
 
 
 @pytest.fixture
 def check(environ: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, list[tuple[str, str]]]]:
-    def run(exchange: FakeExchange, **more: str) -> tuple[int, list[tuple[str, str]]]:
-        return run_with(load_config(environ | more, tmp_path), exchange)
+    def run(
+        exchange: FakeExchange, look: FeedLook = CONFIRMED, machine: Machine | None = None, **more: str
+    ) -> tuple[int, list[tuple[str, str]]]:
+        return run_with(load_config(environ | more, tmp_path), exchange, look=look, machine=machine)
 
     return run
 
 
 def run_with(
-    config: Config, exchange: FakeExchange, start_sandbox: StartSandbox | None = None
+    config: Config,
+    exchange: FakeExchange,
+    start_sandbox: StartSandbox | None = None,
+    look: FeedLook = CONFIRMED,
+    machine: Machine | None = None,
 ) -> tuple[int, list[tuple[str, str]]]:
     """The exit code and the findings as (verdict, rest of the line)."""
     out = io.StringIO()
@@ -147,9 +204,19 @@ def run_with(
         connect=exchange.connect,
         start_sandbox=start_sandbox or no_sandbox,
         clock=FakeClock(now=NOW),
+        machine=machine or roomy(config),
+        look_at_feed=lambda *asked: look,
     )
     lines = [(line[:4].strip(), line[6:]) for line in out.getvalue().splitlines()]
     return code, lines
+
+
+def roomy(config: Config) -> Machine:
+    """A machine with nothing wrong, whose locks lie beside the test's files."""
+    return Machine(
+        lock=lambda key: InstanceLock(key, config.state_dir.parent / "locks"),
+        free_bytes=lambda directory: 10**12,
+    )
 
 
 @contextmanager
@@ -168,7 +235,10 @@ def test_all_well(check: Callable[..., tuple[int, list[tuple[str, str]]]]) -> No
     code, lines = check(exchange)
     assert code == 0
     assert {verdict for verdict, _ in lines} == {"OK"}
-    assert exchange.asked == ["status", "balance", "limits", "api_keys", "positions", "markets", "schedule"]
+    assert exchange.asked == [
+        "status", "balance", "api_keys", "positions", "markets", "schedule", "orders", "limits", "markets",
+        "fields", "fields",
+    ]  # fmt: skip
     assert "98.02 dollars" in about(lines, "credentials")[1]
     assert "tier basic, 200 read and 100 write" in about(lines, "account limits")[1]
     held = about(lines, MARKET)[1]
@@ -195,7 +265,7 @@ def test_embedded_sandbox_is_started_checked_and_stopped(environ: dict[str, str]
         stopped.set()
 
     exchange = FakeExchange()
-    code, lines = run_with(load_config({}, tmp_path), exchange, sandbox)
+    code, lines = run_with(load_config({"UI_PORT": "0"}, tmp_path), exchange, sandbox)
     assert code == 0
     assert {verdict for verdict, _ in lines} == {"OK"}
     assert exchange.seen[0][0] == "http://127.0.0.1:1/trade-api/v2"
@@ -204,7 +274,7 @@ def test_embedded_sandbox_is_started_checked_and_stopped(environ: dict[str, str]
 
 
 def test_embedded_sandbox_that_does_not_start_is_a_failure(tmp_path: Path) -> None:
-    code, lines = run_with(load_config({}, tmp_path), FakeExchange())
+    code, lines = run_with(load_config({"UI_PORT": "0"}, tmp_path), FakeExchange())
     assert code == 5
     assert ("FAIL", "sandbox — it did not start; install its extra") in lines
 
@@ -217,6 +287,10 @@ class Case:
     verdict: str
     says: str = ""
     settings: dict[str, str] = field(default_factory=dict)
+    look: FeedLook = CONFIRMED
+
+
+VALUE = {"STRATEGY": "value", "STRATEGY_FAIR_PRICES": f"{MARKET}=0.62"}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +321,9 @@ class Case:
              "API key", "WARN"),
         Case("a read-only key in live mode", lambda: FakeExchange(api_keys=keys("read")), "API key", "FAIL",
              "cannot send exits"),
+        Case("orders that are simulated", FakeExchange, "configuration", "OK", "PAPER orders (simulated",
+             settings={"TRADING_MODE": "paper"}),
+        Case("orders that are not", FakeExchange, "configuration", "OK", "live orders"),
         Case("a read-only key in paper mode", lambda: FakeExchange(api_keys=keys("read")), "API key", "WARN",
              settings={"TRADING_MODE": "paper"}),
         Case("a key with full write", lambda: FakeExchange(api_keys=keys("read", "write")),
@@ -303,13 +380,100 @@ class Case:
         Case("a schedule that cannot be read",
              lambda: FakeExchange(positions=[row()], schedule=TransientError("503")), "trading pauses", "OK",
              "not known: 503"),
+        Case("a tier that takes long for what is held",
+             lambda: FakeExchange(positions=[row(ticker=f"KX{n}") for n in range(120)],
+                                  markets=[snapshot(ticker=f"KX{n}") for n in range(120)]),
+             "account limits", "WARN", "120 exits at once take 11 s"),
+        Case("a position that cannot be read",
+             lambda: FakeExchange(positions=UnreadablePositions((row(),), (UnreadableRow("KXODD", "why"),))),
+             "positions: KXODD", "FAIL", "by hand"),
+        Case("the readable rows beside it",
+             lambda: FakeExchange(positions=UnreadablePositions((row(),), (UnreadableRow("KXODD", "why"),))),
+             "positions: 1", "OK"),
+        Case("a bid below the floor",
+             lambda: FakeExchange(positions=[row()], markets=[snapshot("0.02")]), MARKET, "WARN", "floor",
+             settings={"EXIT_FLOOR_DOLLARS": "0.03"}),
+        Case("a paused market",
+             lambda: FakeExchange(positions=[row()], markets=[snapshot(status=MarketStatus.INACTIVE)]),
+             MARKET, "WARN", "until it trades again"),
+        Case("a shard without money",
+             lambda: FakeExchange(positions=[row(shard=2)],
+                                  balance=money({0: Decimal(98), 2: Decimal(0)})),
+             "shard 2", "WARN", "insufficient_balance"),
+        Case("a shard that is not in the balance",
+             lambda: FakeExchange(positions=[row(shard=2)], balance=money({0: Decimal(98)})),
+             "shard 2", "WARN", "no dollars"),
+        Case("a shard that is paused",
+             lambda: FakeExchange(positions=[row(shard=2)],
+                                  status=ExchangeStatus(True, True, None, {2: (True, False)})),
+             "shard 2", "WARN", "does not trade"),
+        Case("shards in order",
+             lambda: FakeExchange(positions=[row(shard=2)], balance=money({0: Decimal(8), 2: Decimal(1)})),
+             "shards", "OK", "2 trade"),
+        Case("an entry that the last run has left",
+             lambda: FakeExchange(orders=[resting("backstop-entry-1")]),
+             "resting orders", "WARN", "1 of this program"),
+        Case("an exit that rests", lambda: FakeExchange(orders=[resting("bs" + "0" * 20 + "-1")]),
+             "resting orders", "WARN", "must not be"),
+        Case("an order by hand where something is held",
+             lambda: FakeExchange(positions=[row()], orders=[resting("mine")]),
+             "resting orders", "WARN", "1 of others"),
+        Case("an order by hand elsewhere", lambda: FakeExchange(orders=[resting("mine")]),
+             "resting orders", "OK", "1 of others"),
+        Case("resting orders that cannot be read", lambda: FakeExchange(orders=TransientError("503")),
+             "resting orders", "WARN", "again"),
+        Case("a daily loss of more than there is", FakeExchange, "limits: MAX_DAILY", "WARN", "98.0186",
+             settings=VALUE),
+        Case("an exposure of more than there is", FakeExchange, "limits: MAX_TOTAL", "WARN", "limits nothing",
+             settings=VALUE),
+        Case("limits in no order", FakeExchange, "limits: an order", "WARN", "never reached",
+             settings=VALUE | {"MAX_ORDER_COST_DOLLARS": "300"}),
+        Case("a limit of 0", FakeExchange, "limits: one", "WARN", "nothing is opened",
+             settings=VALUE | {"MAX_ORDER_COST_DOLLARS": "0"}),
+        Case("as much held as may be", lambda: FakeExchange(positions=[row()]), "limits: what", "WARN",
+             "5.20", settings=VALUE | {"MAX_TOTAL_EXPOSURE_DOLLARS": "5"}),
+        Case("limits that fit", FakeExchange, "limits", "OK",
+             settings=VALUE | {"MAX_ORDER_COST_DOLLARS": "5", "MAX_POSITION_COST_DOLLARS": "20",
+                               "MAX_TOTAL_EXPOSURE_DOLLARS": "60", "MAX_DAILY_LOSS_DOLLARS": "10"}),
+        Case("a stream that cannot be reached", FakeExchange, "feed", "FAIL", "firewall",
+             look=FeedLook(False, False, None, "timed out", 2.0)),
+        Case("a stream that says nothing", FakeExchange, "feed", "FAIL", "within 8 s",
+             look=FeedLook(False, False, None, "", 8.1)),
+        Case("a subscription without a price", FakeExchange, "feed", "WARN", "no price",
+             look=FeedLook(True, False, None, "", 8.1)),
+        Case("a stream that is switched off", FakeExchange, "feed", "WARN", "60 s old",
+             settings={"WEBSOCKET_ENABLED": "no"}),
+        Case("no open market to subscribe to",
+             lambda: FakeExchange(documents=pages() | {MARKETS: {"markets": [], "cursor": ""}}),
+             "feed", "OK", "no open market"),
+        Case("no market to look at",
+             lambda: FakeExchange(documents=pages() | {MARKETS: {"markets": [], "cursor": ""}}),
+             "fields: GET /markets", "OK", "nothing there"),
+        Case("a market without its bid",
+             lambda: FakeExchange(documents=pages(but(MARKET_BODY, yes_bid_dollars=...))),
+             "fields: GET /markets", "FAIL", "yes_bid_dollars is missing"),
+        Case("a position in another form",
+             lambda: FakeExchange(documents=pages(position=but(POSITION_BODY, position_fp=3))),
+             "fields: GET /portfolio", "FAIL", "position_fp is 3, not"),
+        Case("a ticker without its size", FakeExchange, "fields: ticker", "FAIL", "yes_bid_size_fp",
+             look=replace(CONFIRMED, sample=(CONFIRMED.sample or b"").replace(b"yes_bid_size_fp", b"size"))),
+        Case("a market with a new field",
+             lambda: FakeExchange(documents=pages(but(MARKET_BODY, tomorrow="1", status="napping"))),
+             "fields: GET /markets", "OK", "status=napping, tomorrow"),
+        Case("fields that cannot be read", lambda: FakeExchange(documents=TransientError("503")), "fields",
+             "WARN", "again"),
+        Case("an alert that nobody understands", FakeExchange, "alerts", "FAIL", "not understood",
+             settings={"ALERT_URLS": "nonsense://x"}),
+        Case("nobody to alert", FakeExchange, "alerts", "WARN", "ALERT_URLS", settings={"ALERT_URLS": ""}),
+        Case("a strategy with a setting missing", FakeExchange, "strategy", "FAIL", "refuses to start",
+             settings={"STRATEGY": "nobody.knows:It"}),
         Case("positions of others left alone", lambda: FakeExchange(positions=[row()]),
              "positions: those", "WARN", "ADOPT_POSITIONS", settings={"ADOPT_POSITIONS": "no"}),
     ],
     ids=lambda c: c.name,
 )  # fmt: skip
 def test_finding(case: Case, check: Callable[..., tuple[int, list[tuple[str, str]]]]) -> None:
-    code, lines = check(case.exchange(), **case.settings)
+    code, lines = check(case.exchange(), case.look, **case.settings)
     verdict, text = about(lines, case.start)
     assert verdict == case.verdict
     assert case.says in text
@@ -361,3 +525,59 @@ def test_bad_rules_file_and_bad_key_are_configuration_errors(environ: dict[str, 
     Path(environ["KALSHI_PRIVATE_KEY_PATH"]).write_text("not a key")
     with pytest.raises(ConfigError):
         run_with(load_config(environ, tmp_path), FakeExchange())
+
+
+def test_what_is_wrong_with_this_machine(
+    check: Callable[..., tuple[int, list[tuple[str, str]]]], environ: dict[str, str], tmp_path: Path
+) -> None:
+    """Disk, marks, zone data, locks and ports, each broken for real."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    (state / "halted").touch()
+    (state / "entries-blocked").touch()
+
+    def no_zones(name: str) -> ZoneInfo:
+        raise ZoneInfoNotFoundError(name)
+
+    def locks(key: str) -> InstanceLock:
+        return InstanceLock(key, tmp_path / "locks")
+
+    machine = Machine(lock=locks, load_zone=no_zones, free_bytes=lambda directory: 1024**2)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, lines = check(
+            FakeExchange(), machine=machine, UI_PORT=port, LOG_FILE=str(tmp_path / "no" / "log")
+        )
+        held = locks(KEY_ID)
+        with held:
+            beside = check(FakeExchange(), machine=machine, UI_PORT=port)[1]
+    assert code == 5
+    assert about(lines, "disk: STATE_DIR")[0] == "WARN"
+    assert about(lines, "disk: other users")[0] == "WARN"
+    assert about(lines, "disk: LOG_FILE")[0] == "FAIL"
+    assert about(lines, "kill switch")[0] == "WARN"
+    assert about(lines, "entries")[0] == "WARN"
+    assert about(lines, "time zones")[0] == "WARN"
+    assert about(lines, "instance")[0] == "OK"
+    assert about(lines, "page")[0] == "FAIL"
+    assert about(beside, "instance")[0] == "WARN"
+    assert about(beside, "page")[0] == "OK", "it is the running instance's own"
+
+
+def test_limits_on_entries_are_nothing_to_a_strategy_that_opens_nothing(
+    check: Callable[..., tuple[int, list[tuple[str, str]]]],
+) -> None:
+    _, lines = check(FakeExchange(), MAX_DAILY_LOSS_DOLLARS="0")
+    assert not any(text.startswith("limits") for _, text in lines)
+
+
+def test_a_record_that_cannot_be_opened(
+    check: Callable[..., tuple[int, list[tuple[str, str]]]], environ: dict[str, str], tmp_path: Path
+) -> None:
+    config = load_config(environ, tmp_path)
+    config.state_dir.mkdir(mode=0o700)
+    journal_path(config).mkdir()
+    code, lines = check(FakeExchange())
+    assert code == 5
+    assert about(lines, "disk: the record")[0] == "FAIL"
+    assert list(config.state_dir.iterdir()) == [journal_path(config)], "the write test leaves nothing behind"

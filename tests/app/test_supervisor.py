@@ -346,6 +346,23 @@ def test_a_kill_switch_that_is_on_at_the_start_holds_before_the_first_look() -> 
     assert Rig(halted=True).state is TradingState.HALTED
 
 
+@pytest.mark.parametrize("halted", [True, False], ids=["the kill switch", "blocked entries"])
+def test_a_reason_that_was_there_from_the_start_is_named_once(
+    halted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(halted=halted)
+    rig.blocked = not halted
+    rig.portfolio.apply_read({}, rig.clock.monotonic())
+    for _ in range(3):
+        rig.tick()
+    said = [
+        r.event_fields
+        for r in caplog.records
+        if getattr(r, "event_fields", {}).get("event") == "trading_state"
+    ]
+    assert [(s["state"], bool(s["why"])) for s in said] == [("halted" if halted else "reducing", True)]
+
+
 # --- the way out ------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from base.app.ui_metrics import EXIT_S_MAX, StatusBoard, StatusSources, ThreadHealth
+from base.app.ui_metrics import EXIT_S_MAX, UNHEALTHY_AFTER_S, StatusBoard, StatusSources, ThreadHealth
 from base.execution.exits import EpisodeView
 from base.kalshi.rate_limit import RequestCounts
 from base.kalshi.websocket_client import FeedState
@@ -353,6 +354,28 @@ def test_health_is_lost_for_each_reason(trouble: str) -> None:
     assert len(health["reasons"]) == 1
 
 
+def test_what_lasts_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(checked())
+    caplog.set_level(logging.INFO)
+
+    def said() -> list[str]:
+        told = [getattr(record, "event_fields", {}) for record in caplog.records]
+        return [f"{t['event']} {t.get('why', '')}".strip() for t in told if "healthy" in t.get("event", "")]
+
+    rig.doubts = ["strategy value has been deciding for 3 s"]
+    rig.board.run_once()
+    assert said() == [], "many things are unwell for a second"
+    for age_s in (8, 9, 10):
+        rig.clock.advance(UNHEALTHY_AFTER_S)
+        rig.doubts = [f"strategy value has been deciding for {age_s} s"]
+        rig.board.run_once()
+    assert said() == ["unhealthy strategy value has been deciding for 8 s"]
+    rig.doubts = []
+    rig.board.run_once()
+    rig.board.run_once()
+    assert said()[1:] == ["healthy"]
+
+
 @pytest.mark.parametrize("why", ["by_choice", "hedged"])
 def test_unprotected_on_purpose_is_shown_and_not_alarmed(why: str) -> None:
     rig = Rig(checked(Protection(True, False, why)))
@@ -386,3 +409,8 @@ def test_explain_tells_the_last_looks() -> None:
         ("exit", "stop_loss", 1),
     ]
     assert rows[0]["exit_value"] is None
+    assert ("rule" in rows[0], rows[1]["is_held"]) == (False, True)
+    rig.positions = []
+    left = rig.board.explain(T)
+    assert left is not None
+    assert left[-1]["is_held"] is False

@@ -4,7 +4,7 @@ nothing is held unprotected, and exits sell what is held, once. It knows nothing
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -162,10 +162,10 @@ class Watch:
 
 
 def strangers(
-    resting: list[OrderRecord], shown: Mapping[str, Any], now: float, started_at: float, within_s: float
+    resting: list[OrderRecord], shown: Collection[str], now: float, started_at: float, within_s: float
 ) -> list[Violation]:
     """Resting orders of ours that the run which began at `started_at` should have canceled, or shown, by
-    now; all times are wall times of the exchange's. `shown` is by client order id."""
+    now; all times are wall times of the exchange's. `shown` are client order ids."""
     found = []
     for order in resting:
         age_s = now - max(order.created_at, started_at)

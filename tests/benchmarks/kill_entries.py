@@ -42,10 +42,12 @@ from tests.integration.rig import Daemon
 
 TICKERS = ("KXREST-1-AY", "KXREST-1-BN", "KXREST-2-AY", "KXREST-2-BN", "KXREST-3-AY", "KXREST-3-BN")
 CAPS = Caps(order=Decimal(4), position=Decimal(6), event=Decimal(9), total=Decimal(20))
-LOWEST, HIGHEST, CRASHED = Decimal("0.46"), Decimal("0.52"), Decimal("0.25")
+LOWEST, HIGHEST, CRASHED = Decimal("0.47"), Decimal("0.52"), Decimal("0.25")
 """Bids of the held side: the walk, far above any stop, and below every stop."""
 CENT = Decimal("0.01")
-MOVES_EVERY_S = 0.15
+STOP = Decimal("0.75")
+"""Of the entry price: the default rule."""
+MOVES_EVERY_S = 0.25
 FLAT_WITHIN_S = 30.0
 KNOWN_WITHIN_S = 12.0
 QUIET_WITHIN_S = 12.0
@@ -132,7 +134,7 @@ def draw_round(rng: random.Random, number: int) -> Round:
         kills.append(draw_kill(rng, Moment.START_UP))
     return Round(
         number=number,
-        victims=tuple(sorted(rng.sample(TICKERS, rng.choice((0, 1, 2, 3))))),
+        victims=tuple(sorted(rng.sample(TICKERS, rng.choice((0, 2, 3, 4, 5))))),
         crash_first=rng.random() < 0.6,
         faults=draw_faults(rng),
         kills=tuple(kills),
@@ -346,7 +348,7 @@ class Lane:
     def _strangers(self, server: SandboxServer, daemon: Daemon) -> list[Violation]:
         seen = resting(server)  # first: what is shown later shows at least these, or they are gone
         now = self._clock.now()
-        shown = {o["client_order_id"]: o for o in daemon.status().get("orders", [])}
+        shown = {o["client_order_id"] for o in daemon.status().get("orders", [])}
         still = {o.order_id for o in resting(server)}
         return entry_judge.strangers(
             [o for o in seen if o.order_id in still], shown, now, self._started_at, KNOWN_WITHIN_S
@@ -354,7 +356,7 @@ class Lane:
 
     def _wait_until_flat(self, drawn: Round, server: SandboxServer, daemon: Daemon) -> list[Violation]:
         def unsold() -> dict[str, Decimal]:
-            return {t: c for t, c in held(server).items() if t in drawn.victims}
+            return {t: c for t, c in below_stop(server).items() if t in drawn.victims}
 
         if self._until(lambda: not unsold(), FLAT_WITHIN_S, 0.05):
             return []
@@ -432,6 +434,12 @@ def held(server: SandboxServer) -> dict[str, Decimal]:
     return server.call(
         lambda venue: {t: p.count for t, p in venue.exchange.ledger.positions.items() if p.count}
     )
+
+
+def below_stop(server: SandboxServer) -> dict[str, Decimal]:
+    """What is held that a stop must have left at `CRASHED`: not what was bought further down."""
+    positions = server.call(lambda venue: dict(venue.exchange.ledger.positions))
+    return {t: p.count for t, p in positions.items() if p.count and STOP * p.cost / abs(p.count) >= CRASHED}
 
 
 def has_request_since(server: SandboxServer, since: float, start: str) -> bool:

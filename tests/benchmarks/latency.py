@@ -1,6 +1,7 @@
 """Tick-to-order latency beside a raw-socket echo floor, and message throughput, in one run on loopback.
 
     .venv/bin/python -m tests.benchmarks.latency [--samples 300] [--messages 200000] [--journal DIRECTORY]
+        [--log FILE]
 
 Latency is from the ticker frame that crosses the stop leaving the exchange's process to the first bytes
 of the order arriving there, through the real stream client, cache, checker, exit desk and order
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import random
 import socket
 import statistics
@@ -33,7 +35,9 @@ import websocket
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from base.app.instruments import Instruments
 from base.app.live_gateway import LiveGateway
+from base.app.logging_setup import configure_logging
 from base.clock import SystemClock
 from base.execution.exits import ExitDesk
 from base.execution.gateway import OrderLookup, PriceView
@@ -153,7 +157,10 @@ def build(port: int, key: Path, held: list[str], recorder: Recorder) -> Machine:
         def find_orders(self, client_order_ids: Mapping[str, str], since: float) -> OrderLookup:
             raise AssertionError("an answer was lost on loopback")
 
-    desk = ExitDesk(BenchGateway(), portfolio, view, lambda: None, clock, recorder=recorder)
+    measures = Instruments()
+    desk = ExitDesk(
+        BenchGateway(), portfolio, view, lambda: None, clock, recorder=recorder, measures=measures
+    )
     rule = ExitRule(stop_loss_pct=Decimal(25))
     checker = StopLossChecker(
         CheckerSettings(2.0, 3600.0, Decimal("0.01")),
@@ -166,6 +173,7 @@ def build(port: int, key: Path, held: list[str], recorder: Recorder) -> Machine:
         lambda: None,
         clock,
         recorder,
+        measures=measures,
     )
     feed.set_required([*held, *QUIET], held)
     desk.start()
@@ -255,10 +263,12 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--log", type=Path, default=Path(os.devnull), help="where the log goes, at INFO")
     parser.add_argument("--journal", type=Path, help="directory on the disk to write to")
     options = parser.parse_args()
     sys.setswitchinterval(0.0005)  # as the daemon does
-    with tempfile.TemporaryDirectory() as directory:
+    with options.log.open("a") as log, tempfile.TemporaryDirectory() as directory:
+        configure_logging("INFO", "text", None, stream=log)
         key = Path(directory) / "key.pem"
         pem = rsa.generate_private_key(65537, 2048).private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -62,11 +62,11 @@ class Restless:
     def _order(self, ticker: str, prices: Prices) -> OrderIntent:
         rng = self._rng
         rests = rng.random() < 0.7
-        price = prices.bid - rng.randint(0, 3) * CENT if rests and rng.random() < 0.7 else prices.ask
+        price = prices.bid - rng.randint(0, 5) * CENT if rests and rng.random() < 0.7 else prices.ask
         return OrderIntent(
             ticker,
             side_of(ticker),
-            Decimal(rng.randint(50, 1000)) / 100,
+            Decimal(rng.randint(50, 700)) / 100,
             price,
             rests=rests,
             expires_after_s=rng.choice((None, 1.5, 6.0)) if rests else None,
@@ -76,4 +76,4 @@ class Restless:
 
     def _move(self, order: EntryOrder) -> AmendIntent:
         price = order.price + self._rng.randint(-2, 2) * CENT
-        return AmendIntent(order.client_order_id, price, Decimal(self._rng.randint(50, 1000)) / 100)
+        return AmendIntent(order.client_order_id, price, Decimal(self._rng.randint(50, 900)) / 100)

@@ -186,6 +186,30 @@ def test_a_read_that_fails_refuses_nothing() -> None:
     assert gateway.create_order(rig.request(ASK, "10", "0.30")).fill_count == 0
 
 
+@pytest.mark.parametrize(
+    ("has_book", "is_exit", "reads", "filled"),
+    [(False, False, [(T,)], 0), (False, True, [], 5), (True, False, [], 5)],
+    ids=["an entry by the ticker alone", "an exit does not wait", "an entry with the book"],
+)
+def test_an_offer_that_only_the_ticker_still_shows_may_be_gone(
+    has_book: bool, is_exit: bool, reads: list[tuple[str, ...]], filled: int
+) -> None:
+    rig = PaperRig(real("10", NO) if is_exit else None)
+    rig.shows([("0.40", "100")], [("0.42", "100")], depth=has_book)
+    rig.on_read = displayed([("0.40", "100")], [("0.47", "100")], depth=False)
+    assert rig.send(BID, "5", "0.42", reduce_only=is_exit).fill_count == filled
+    assert rig.reads == reads
+
+
+def test_a_move_meets_the_market_as_it_is_read_too() -> None:
+    rig = PaperRig()
+    rig.shows([("0.40", "100")], [("0.42", "100")], depth=False)
+    ack = rig.gateway.create_entry(rig.request(BID, "10", "0.39", GTC))
+    rig.on_read = displayed([("0.40", "100")], [("0.47", "100")], depth=False)
+    moved = replace(rig.request(BID, "10", "0.42", GTC), client_order_id="c1")
+    assert rig.gateway.amend_entry(ack.order_id, moved).fill_count == 0
+
+
 # --- resting orders -----------------------------------------------------------------------------------
 
 
@@ -356,7 +380,7 @@ def test_what_an_answer_says_is_on_disk_before_it_is_told() -> None:
     recorder = KeepingRecorder()
     rig = recorder.rig = PaperRig(real("10"), recorder)
     rig.send(ASK, "10", "0.38", reduce_only=True)
-    assert recorder.told_before == [0]
+    assert recorder.told_before == [0, 1], "and once more, with what those who were told have written"
     kinds = [type(record) for record in recorder.records]
     assert (kinds.count(FillRecord), kinds.count(PaperRecord)) == (1, 2)
 
@@ -482,9 +506,19 @@ def test_what_the_exchange_has_paid_is_paid_here() -> None:
 
 @pytest.mark.parametrize(
     ("result", "value", "paid"),
-    [("no", None, "0"), ("scalar", "0.35", "1.75"), ("scalar", None, None), ("", None, None)],
-    ids=["lost", "scalar", "scalar without its value", "no result"],
-)
+    [
+        ("no", None, "0"),
+        ("scalar", "0.35", "1.75"),
+        ("scalar", None, None),
+        ("", None, None),
+        ("", "0.00", None),
+        ("void", "0.35", None),
+    ],
+    ids=[
+        "lost", "scalar", "scalar without its value", "no result", "a value without a result",
+        "a result added later",
+    ],
+)  # fmt: skip
 def test_what_a_result_pays(result: str, value: str | None, paid: str | None) -> None:
     rig = PaperRig()
     rig.send(BID, "5", "0.42")

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from base.errors import RequestRejected
 from base.execution.gateway import TradingShards
 from base.execution.paper_fills import available, fee_of, levels_met, take
 from base.model.market import BookSide, MarketStatus
 from base.model.order import OrderStatus, TimeInForce
-from tests.execution.paper_rig import ASK, BID, FOK, GTC, IOC, D, Levels, PaperRig, displayed, real
+from tests.execution.paper_rig import ASK, BID, FOK, GTC, IOC, D, Levels, PaperRig, T, displayed, real
 
 BIDS = [("0.40", "10"), ("0.39", "20"), ("0.35", "50")]
 ASKS = [("0.42", "10"), ("0.43", "20"), ("0.47", "50")]
@@ -179,6 +180,32 @@ def test_a_resting_sale_mirrors_a_resting_purchase() -> None:
     assert rig.sees(real("20")) == 14
 
 
+@pytest.mark.parametrize("arrives", ["a cancel", "an exit", "a move away"])
+def test_what_the_market_has_come_to_is_bought_before_what_arrives_later(arrives: str) -> None:
+    rig = PaperRig(real("10"))
+    rig.shows(BIDS, ASKS)
+    request = rig.request(BID, "5", "0.39", GTC)
+    order_id = rig.gateway.create_entry(request).order_id
+    rig.shows([("0.36", "50")], [("0.38", "3")])
+    if arrives == "a cancel":
+        assert rig.gateway.cancel_entry(order_id, T) == 2
+    elif arrives == "an exit":
+        assert rig.send(ASK, "13", "0.30", reduce_only=True).fill_count == 13
+    else:
+        rig.gateway.amend_entry(order_id, replace(request, price=D("0.35")))
+    assert rig.fills[0] == ("3", "0.39")
+
+
+def test_a_cancel_that_comes_too_late_is_refused_and_the_purchase_told() -> None:
+    rig = PaperRig()
+    rig.shows(BIDS, ASKS)
+    order_id = rig.send(BID, "5", "0.39", GTC).order_id
+    rig.shows([("0.36", "50")], [("0.38", "30")])
+    with pytest.raises(RequestRejected):
+        rig.gateway.cancel_entry(order_id, T)
+    assert (rig.fills, rig.told.orders[-1].status) == ([("5", "0.39")], OrderStatus.EXECUTED)
+
+
 def test_two_that_rest_share_what_comes_and_the_better_price_goes_first() -> None:
     rig = PaperRig()
     rig.shows(BIDS, ASKS)
@@ -258,9 +285,53 @@ def test_a_sale_stops_at_a_resting_purchase_of_ours() -> None:
     rig = PaperRig(real("100"))
     rig.shows(BIDS, ASKS)
     rig.send(BID, "5", "0.39", GTC)
-    assert rig.send(ASK, "60", "0.30", reduce_only=True).fill_count == 10
+    assert rig.send(ASK, "60", "0.30").fill_count == 10
     assert rig.fills == [("10", "0.40")], "who stands first at 0.39 is not known"
     assert rig.told.orders[-1].reason == "SelfTradeCancel"
+    assert rig.gateway.resting_tickers == {T}, "what rests stays"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """An exit of so many contracts, with purchases of 5 of ours resting at these prices."""
+
+    name: str
+    resting: tuple[str, ...]
+    count: str
+    limit: str
+    canceled: tuple[str, ...]
+    filled: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Exit("inside the spread it is met at once", ("0.41",), "5", "0.40", ("0.41",), "5"),
+        Exit("at the best price it is met first", ("0.40",), "5", "0.40", ("0.40",), "5"),
+        Exit("behind what suffices it is not met", ("0.39",), "10", "0.30", (), "10"),
+        Exit("one contract more meets it", ("0.39",), "11", "0.30", ("0.39",), "11"),
+        Exit("below the limit it is not met", ("0.39",), "60", "0.40", (), "10"),
+        Exit("those that are met go, the others stay", ("0.41", "0.30"), "10", "0.20", ("0.41",), "10"),
+        Exit("capped to what is held it meets less", ("0.38",), "500", "0.20", (), "12"),
+    ],
+    ids=lambda c: c.name,
+)
+def test_an_exit_cancels_our_own_order_in_its_way_and_goes_on(case: Exit) -> None:
+    held = "12" if case.count == "500" else "100"
+    rig = PaperRig(real(held))
+    rig.shows(BIDS, ASKS)
+    orders = {price: rig.send(BID, "5", price, GTC).order_id for price in case.resting}
+    told = len(rig.told.orders)
+    assert rig.send(ASK, case.count, case.limit, reduce_only=True).fill_count == D(case.filled)
+    *canceled, last = rig.told.orders[told:]
+    assert [u.order_id for u in canceled] == [orders[price] for price in case.canceled]
+    assert {(u.status, u.reason, u.remaining_count) for u in canceled} <= {
+        (OrderStatus.CANCELED, "SelfTradeCancel", D(0))
+    }
+    assert last.fill_count == D(case.filled)
+    assert last.reason != "SelfTradeCancel", "an exit never gives way"
+    left = len(case.resting) - len(case.canceled)
+    assert rig.gateway.resting_tickers == ({T} if left else set())
 
 
 # --- refusals -----------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import pytest
 
 from base.app.account import Account, MarketDirectory
 from base.app.entries import EntryDesk
+from base.app.entry_keeper import Hands
 from base.app.exchange import BASIC_READ, BASIC_WRITE, Exchange
 from base.app.live_gateway import LiveGateway
 from base.app.price_reads import PriceReads
@@ -169,6 +170,7 @@ class House:
             is_confirmed=self.feed.is_confirmed,
             feed_is_live=lambda: self.feed.status().is_live,
             read_resting=self.exchange.read_resting,
+            hands=Hands(),
         )
         directions.entries = self.entries
         self.exits.began = self.entries.exit_began
@@ -406,3 +408,13 @@ def test_what_a_killed_run_left_resting_is_canceled_by_the_next(
     reopened = Journal.open(path, clock, account="a")
     assert reopened.load().entries == ()
     reopened.stop()
+
+
+def test_a_cancel_without_an_answer_leaves_no_other_order_in_the_book(house: House) -> None:
+    stuck, other = house.rest("10", "0.50"), house.rest("5", "0.49")
+    calls = [{"method": "DELETE", "path": "/portfolio/events/orders/*", "action": "act_then_timeout"}]
+    house.server.set_faults(calls=calls)
+    assert house.entries.cancel(stuck, "enough") == ""
+    house.until(lambda: house.resting() == [(Decimal("0.49"), 5)], "the first has reached the exchange")
+    assert house.entries.cancel(other, "enough") == ""
+    assert house.until(lambda: house.resting() == [], "nothing rests", 2) < 2

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from base.model.market import BookSide
+from base.model.order import TimeInForce
+from base.sandbox.records import NewOrder, SelfTradePrevention
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
 from tests.integration.rig import PROJECT, Daemon, environment_of
@@ -145,6 +148,108 @@ def test_a_disk_that_takes_nothing_keeps_nothing_from_being_closed(
     done = flatten(tmp_path, server, "--yes", STATE_DIR=str(tmp_path / "file" / "state"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert held(server) == {}
+
+
+# --- orders that rest -----------------------------------------------------------------------------------
+
+OTHER = "KXTEST-OTHER-C"
+ENTRY = "backstop-entry-0123456789abcdef01234567"
+EMPTY_HANDED = f"""
+[[market]]
+ticker = "{OTHER}"
+bid = "0.50"
+ask = "0.55"
+mode = "quiet"
+"""
+
+
+def rest(server: SandboxServer, ticker: str, price: str, client_order_id: str) -> None:
+    """A purchase of 20 YES that rests in the account's name."""
+    how = SelfTradePrevention.TAKER_AT_CROSS
+    gtc = TimeInForce.GOOD_TILL_CANCELED
+    new = NewOrder(ticker, BookSide.BID, Decimal(20), Decimal(price), gtc, how, client_order_id)
+    server.call(lambda venue: venue.exchange.orders.place(new, venue.clock.now()))
+
+
+def resting(server: SandboxServer) -> set[str]:
+    """Client order ids of what rests, by the exchange's own book."""
+    return server.call(lambda venue: {o.client_order_id for o in venue.exchange.ledger.resting_orders()})
+
+
+def test_entries_that_rest_go_first_and_others_orders_are_named_and_left(
+    server: SandboxServer, tmp_path: Path
+) -> None:
+    rest(server, YES, "0.55", ENTRY)
+    rest(server, YES, "0.20", "by-hand")
+    done = flatten(tmp_path, server, "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert resting(server) == {"by-hand"}
+    assert held(server) == {}
+    assert sold(server) == BOTH
+    named = [line for line in done.stdout.splitlines() if "resting order" in line]
+    assert [("left alone" in line, "canceled first" in line) for line in named] == [
+        (False, True),
+        (True, False),
+    ]
+
+
+def test_only_the_orders_of_the_market_that_was_named_go(server: SandboxServer, tmp_path: Path) -> None:
+    rest(server, YES, "0.55", ENTRY)
+    rest(server, NO, "0.30", f"{ENTRY}-2")
+    assert flatten(tmp_path, server, "--ticker", NO, "--yes").returncode == 0
+    assert resting(server) == {ENTRY}
+
+
+def test_without_a_yes_nothing_is_canceled(server: SandboxServer, tmp_path: Path) -> None:
+    rest(server, YES, "0.55", ENTRY)
+    assert flatten(tmp_path, server).returncode == 5
+    assert resting(server) == {ENTRY}
+    assert not (tmp_path / "state" / "entries-blocked").exists()
+
+
+def test_an_entry_is_canceled_where_nothing_is_held(tmp_path: Path) -> None:
+    with SandboxServer(parse_scenario(EMPTY_HANDED, "test.toml")) as server:
+        rest(server, OTHER, "0.45", ENTRY)
+        done = flatten(tmp_path, server, "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert resting(server) == set()
+        assert (tmp_path / "state" / "entries-blocked").exists()
+
+
+def test_what_an_entry_bought_before_it_was_gone_is_sold_too(tmp_path: Path) -> None:
+    """Reads are a second behind: the first ones show neither the position nor that the entry has filled."""
+    with SandboxServer(parse_scenario(EMPTY_HANDED, "test.toml")) as server:
+        rest(server, OTHER, "0.45", ENTRY)
+        server.set_faults(read_lag_s=1.0)
+        server.set_market(OTHER, bid="0.40", ask="0.45", bid_size="100", ask_size="8")
+        assert held(server) == {OTHER: Decimal(8)}
+        done = flatten(tmp_path, server, "--yes")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert resting(server) == set()
+        assert held(server) == {}
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"], ids=["read", "canceled"])
+def test_orders_that_cannot_be(server: SandboxServer, tmp_path: Path, method: str) -> None:
+    """… are said to be left, and keep nothing from being closed."""
+    rest(server, YES, "0.55", ENTRY)
+    path = "/portfolio/orders" if method == "GET" else "/portfolio/events/orders/*"
+    server.set_faults(calls=[{"method": method, "path": path, "times": 200, "action": "503"}])
+    done = flatten(tmp_path, server, "--yes")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert resting(server) <= {ENTRY}
+    assert held(server) == {}
+    assert "may still buy" in done.stdout
+
+
+def test_on_paper_it_refuses_to_close_what_is_real(server: SandboxServer, tmp_path: Path) -> None:
+    rest(server, YES, "0.55", ENTRY)
+    done = flatten(tmp_path, server, "--yes", KALSHI_ENV="demo", TRADING_MODE="paper")
+    assert done.returncode == 5
+    assert "TRADING_MODE=live" in done.stderr
+    assert set(held(server)) == set(BOTH)
+    assert resting(server) == {ENTRY}
+    assert not (tmp_path / "state" / "entries-blocked").exists()
 
 
 def test_two_at_once_are_one(server: SandboxServer, tmp_path: Path) -> None:

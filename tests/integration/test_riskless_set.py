@@ -1,13 +1,14 @@
 """Riskless sets against the local exchange over REST: found, bought, kept, paid; broken ones sold again.
 
-Discovery, strategy, entry desk, set desk, hedge book, exit desk and journal are the program's own; time is
-the test's, and the exit desk is stepped by hand.
+First the program's own parts with time and the exit desk in the test's hands; then the whole daemon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,17 @@ from base.model.rules import ExitReason, ExitRule, Hold, HoldReason, RuleState
 from base.risk.exit_rules import evaluate
 from base.risk.limits import Limits
 from base.risk.trading_state import TradingState
+from base.sandbox.happenings import Filled, Happening
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
+from base.sandbox.venue import Venue
 from base.store.journal import Journal
 from base.store.portfolio import READ_LAG_S, Portfolio
 from base.store.records import HedgeRecord, Remembered
 from base.strategy.interface import MarketFilter, MarketView, SetIntent, StrategyView
 from base.strategy.riskless_set import RisklessSet
 from tests.fakes.clock import FakeClock
+from tests.integration.rig import Daemon
 
 D = Decimal
 EVENT = "KXN-1"
@@ -358,3 +362,130 @@ def test_a_crash_after_the_last_leg_keeps_the_set(bench: Bench, tmp_path: Path) 
         after.run_exits()
         assert after.held() == WHOLE
         assert all(after.book.is_hedged(t) for t in (A, B, C))
+
+
+# --- the whole daemon as a process ----------------------------------------------------------------------
+
+FAIR = {A: ("0.44", "0.46"), B: ("0.30", "0.32"), C: ("0.19", "0.21")}
+CHEAP = {A: ("0.48", "0.50"), B: ("0.34", "0.36"), C: ("0.30", "0.32")}
+STILL = SCENARIO.replace("cheap_every_s = 30", "cheap_every_s = 0")
+
+
+@pytest.fixture
+def exchange() -> Iterator[SandboxServer]:
+    with SandboxServer(parse_scenario(STILL)) as running:
+        running.call(settle_soon)
+        yield running
+
+
+def settle_soon(venue: Venue) -> None:
+    for ticker in (A, B, C):
+        market = venue.exchange.market(ticker)
+        market.spec = replace(market.spec, determine_after_s=1.0, finalize_after_s=1.0)
+
+
+def open_daemon(directory: Path, server: SandboxServer) -> Daemon:
+    return Daemon(
+        directory,
+        server,
+        STRATEGY="riskless_set",
+        STRATEGY_SERIES="KXN",
+        STRATEGY_INTERVAL_S="0.2",
+        STRATEGY_COOLDOWN_S="2",
+        RECONCILE_INTERVAL_S="2",
+        STOP_LOSS_INTERVAL_S="0.5",
+        RECONNECT_DELAY_MAX_S="1",
+    )
+
+
+def quote(server: SandboxServer, prices: Mapping[str, tuple[str, str]]) -> None:
+    def act(venue: Venue) -> None:
+        for ticker, (bid, ask) in prices.items():
+            venue.set_market(ticker, {"bid": bid, "ask": ask})
+
+    server.call(act)
+
+
+def signed(server: SandboxServer) -> dict[str, Decimal]:
+    return server.call(lambda venue: {t: venue.exchange.ledger.position_count(t) for t in (A, B, C)})
+
+
+def legs(server: SandboxServer, *, sold: bool) -> dict[str, Decimal]:
+    """Contracts bought by entries, or sold by exits, in each market."""
+    rows: Any = server.ledger()["fills"]
+    sums: dict[str, Decimal] = {}
+    for row in rows:
+        if (not row["client_order_id"].startswith("backstop-entry-")) == sold:
+            sums[row["ticker"]] = sums.get(row["ticker"], D(0)) + D(row["count"])
+    return sums
+
+
+def is_hedged(daemon: Daemon, tickers: Iterable[str] = (A, B, C)) -> bool:
+    """Whether so many positions are shown as parts of a set, and none is counted as unprotected."""
+    status = daemon.status()
+    shown = {p["ticker"]: p["reason"] for p in status.get("positions", [])}
+    return shown == dict.fromkeys(tickers, "hedged") and status["coverage"]["open"] == 0
+
+
+def test_the_daemon_buys_a_set_keeps_it_through_a_restart_and_is_paid(
+    exchange: SandboxServer, tmp_path: Path
+) -> None:
+    before = exchange.call(lambda venue: venue.exchange.ledger.balance)
+    with open_daemon(tmp_path, exchange) as daemon:
+        daemon.until(lambda: daemon.is_streaming(3), "its markets are found and streamed")
+        quote(exchange, CHEAP)
+        daemon.until(lambda: is_hedged(daemon), "a set is held")
+        quote(exchange, FAIR)
+        assert set(signed(exchange).values()) == {D(-6)}
+        assert daemon.health()[0] == 200
+        quote(exchange, {A: ("0.90", "0.92")})  # NO of A falls to 0.08: far below any stop
+        assert daemon.terminate() == 0
+        exchange.call(lambda venue: venue.step())
+        seen = len(daemon.lines())
+        daemon.restart()
+        daemon.until(lambda: is_hedged(daemon), "it is kept as a set")
+        daemon.until(lambda: bool(daemon.events_after(seen, "set_whole")), "and said to be one")
+        assert legs(exchange, sold=True) == {}
+        for ticker in (A, B, C):
+            exchange.set_market(ticker, status="closed")
+        daemon.until(lambda: set(signed(exchange).values()) == {D(0)}, "it is paid")
+        daemon.until(lambda: daemon.status()["positions"] == [], "and nothing is held", 25)
+        assert daemon.events("exit_triggered") == []
+    gain = exchange.call(lambda venue: venue.exchange.ledger.balance) - before
+    assert D("0.06") <= gain < D("0.72")
+
+
+@pytest.mark.parametrize(
+    ("on_disconnect", "bought"),
+    [("drop", 1), ("act", 2)],
+    ids=["the second leg dies with it", "the second leg arrives when it runs again"],
+)
+def test_killed_between_two_legs_it_sells_again_what_was_bought_once(
+    exchange: SandboxServer, tmp_path: Path, on_disconnect: str, bought: int
+) -> None:
+    first_filled = threading.Event()
+
+    def slow_down(venue: Venue, happening: Happening) -> None:
+        if isinstance(happening, Filled) and not first_filled.is_set():
+            venue.faults.latency_s = 2.0
+            first_filled.set()
+
+    with open_daemon(tmp_path, exchange) as daemon:
+        daemon.until(lambda: daemon.is_streaming(3), "its markets are found and streamed")
+        exchange.set_faults(on_disconnect=on_disconnect)
+        exchange.call(lambda venue: venue.listeners.append(lambda happening: slow_down(venue, happening)))
+        quote(exchange, CHEAP)
+        sent = "the second leg has left"
+        daemon.until(lambda: first_filled.is_set() and len(daemon.events("entry_sent")) == 2, sent)
+        daemon.kill()
+        quote(exchange, FAIR | {A: CHEAP[A]})  # no set is cheap any more, and the second leg still fills
+        exchange.set_faults(latency_s=0.0, on_disconnect="act")
+        daemon.restart()
+        daemon.until(lambda: len(legs(exchange, sold=True)) == bought, "what it bought is sold", 30)
+        daemon.until(lambda: set(signed(exchange).values()) == {D(0)}, "all of it", 30)
+        assert legs(exchange, sold=True) == legs(exchange, sold=False)
+        assert len(legs(exchange, sold=False)) == bought
+        rows: Any = exchange.ledger()["submissions"]
+        exits = [row for row in rows if row["reduce_only"]]
+        assert sorted(row["ticker"] for row in exits) == sorted(legs(exchange, sold=True))
+        assert all(D(row["count"]) == 6 for row in exits)

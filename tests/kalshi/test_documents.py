@@ -131,6 +131,23 @@ def test_senseless_grid_falls_back_to_whole_cents(ranges: Any) -> None:
     assert market(price_ranges=ranges).market.grid.lowest == D("0.01")
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.3500", D("0.35")), ("1.0000", D(1)), ("0.0000", D(0)), (None, None), (..., None), ("", None)],
+    ids=["in between", "yes", "no", "null", "absent", "empty"],
+)
+def test_what_a_market_pays_is_told_with_its_result(text: Any, value: D | None) -> None:
+    ended = market(status="finalized", result="scalar", settlement_value_dollars=text).market
+    assert (ended.result, ended.settlement_value) == ("scalar", value)
+
+
+@pytest.mark.parametrize("text", ["1.5000", "-0.1", "n/a"])
+def test_a_payment_that_makes_no_sense_is_not_known_and_costs_no_price(text: str) -> None:
+    snapshot = market(settlement_value_dollars=text)
+    assert snapshot.market.settlement_value is None
+    assert snapshot.quote.yes_bid == D("0.47")
+
+
 def test_one_bad_market_costs_no_other_its_price() -> None:
     body = page(
         markets=[

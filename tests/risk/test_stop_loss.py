@@ -17,7 +17,7 @@ from base.model.market import Market, MarketStatus, OutcomeSide, PriceSource, Qu
 from base.model.position import Position
 from base.model.rules import Exit, ExitReason, ExitRule, Hold, HoldReason
 from base.risk.price_needs import Refresh, Why
-from base.risk.stop_loss import CheckerSettings, StopLossChecker
+from base.risk.stop_loss import GUARDED_LOOK_S, REMIND_S, CheckerSettings, StopLossChecker
 from base.store.portfolio import AGREEMENT_S, Portfolio
 from base.store.records import (
     DecisionRecord,
@@ -253,7 +253,25 @@ def test_a_price_below_what_the_rule_allows_is_held_and_says_so() -> None:
     assert rig.decision(A) == Hold(HoldReason.HOLD_BELOW, rig.decision(A).detail)  # type: ignore[attr-defined]
 
 
+def test_an_exit_that_a_rule_holds_back_is_said_once_and_again_after_a_while(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig(yes(), rule=replace(STOP_25, hold_below_price=Decimal("0.20")))
+    rig.price(A, "0.15")
+    for _ in range(3):
+        rig.sweep()
+    assert events(caplog).count("exit_held") == 1
+    rig.clock.advance(REMIND_S)
+    rig.price(A, "0.15")
+    rig.sweep()
+    assert events(caplog).count("exit_held") == 2
+
+
 # --- one position's trouble -------------------------------------------------------------------------
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.event_fields["event"] for record in caplog.records if hasattr(record, "event_fields")]
 
 
 def broken(ticker: str) -> Callable[[str], None]:
@@ -532,7 +550,7 @@ def test_exits_of_one_look_are_handed_over_together_largest_loss_first() -> None
     assert [r.ticker for r in rig.exchange.requests] == [B, C, A]
 
 
-def test_history_counts_equal_looks_as_one_row_and_forgets_what_is_not_held() -> None:
+def test_history_counts_equal_looks_as_one_row_and_outlives_the_position() -> None:
     rig = Rig(yes())
     rig.price(A, "0.50")
     for _ in range(3):
@@ -544,7 +562,8 @@ def test_history_counts_equal_looks_as_one_row_and_forgets_what_is_not_held() ->
     assert [r.repeats for r in rows] == [3, 1]
     rig.holds()
     rig.sweep()
-    assert rig.checker.history(A) is None
+    assert rig.checker.history(A) == rows, "why it was left is asked afterwards"
+    assert rig.checker.history("KXNEVER-1") is None
 
 
 # --- the thread -------------------------------------------------------------------------------------
@@ -563,6 +582,31 @@ def test_the_thread_starts_sweeps_and_stops() -> None:
     assert rig.checker.join(5)
     assert rig.desk.is_active(A)
     assert rig.checker.last_pass_at is not None
+
+
+def test_a_guard_ends_on_time_though_no_other_price_comes() -> None:
+    rig = Rig(yes(), rule=replace(STOP_25, confirm_ms=100))
+    rig.price(A, "0.50")
+    rig.sweep()
+    rig.price(A, "0.30")
+    rig.checker.run_once()
+    assert not rig.desk.is_active(A)
+    assert rig.checker.next_look_at == rig.clock.monotonic() + GUARDED_LOOK_S
+    for _ in range(2):
+        rig.clock.advance(rig.checker.next_look_at - rig.clock.monotonic())
+        rig.checker.run_once()
+    assert rig.desk.is_active(A)
+    assert rig.checker.next_look_at > rig.clock.monotonic() + GUARDED_LOOK_S, "nothing is guarded any more"
+
+
+def test_a_guarded_position_whose_look_fails_is_not_looked_at_without_pause() -> None:
+    rig = Rig(yes(), rule=replace(STOP_25, confirm_ms=1000))
+    rig.price(A, "0.30")
+    rig.sweep()
+    rig.clock.advance(GUARDED_LOOK_S)
+    rig.on_rule = broken(A)
+    rig.checker.run_once()
+    assert rig.checker.next_look_at == rig.clock.monotonic() + GUARDED_LOOK_S
 
 
 def test_history_tells_since_when_a_row_stands_and_what_was_held() -> None:

@@ -30,7 +30,7 @@ def test_state_from_inputs(previous: TradingState, inputs: StateInputs) -> None:
 
 
 def test_every_reason_is_named() -> None:
-    worst = next_state(TradingState.ACTIVE, StateInputs(False, False, *[True] * (len(NAMES) - 2)))
+    worst = next_state(TradingState.ACTIVE, StateInputs(False, False, False, *[True] * (len(NAMES) - 3)))
     assert len(worst.why.split("; ")) == len(NAMES)
     assert worst.why.startswith("the kill switch is on")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -251,6 +251,20 @@ def test_in_another_zone_the_day_is_booked_anew_from_what_the_exchange_lists() -
     assert [(r.ticker, r.strategy) for r in ledger.results] == [(T, "value")]
     again.book_fill(early, HELD, now)
     assert again.ledger(MIDNIGHT - 7200).fees == 0, "it was booked in the old zone"
+
+
+def test_in_another_zone_what_nobody_else_lists_stays_booked() -> None:
+    """On paper: the day's loss, and the limit that it has reached, must not vanish with a setting."""
+    noon = MIDNIGHT - 12 * 3600
+    books = Books(NEW_YORK)
+    books.book_fill(sold_at(noon), HELD, noon)
+    again = Books(UTC, is_listed_elsewhere=False)
+    again.restore(remembered_of(books), noon + 60)
+    assert (again.ledger(noon + 60).realized, again.ledger(noon + 60).fees) == (
+        books.ledger(noon + 60).realized,
+        books.ledger(noon + 60).fees,
+    )
+    assert again.ledger(noon + 60).realized == D("-0.40")
 
 
 def test_a_sum_from_before_results_were_kept_belongs_to_no_market() -> None:

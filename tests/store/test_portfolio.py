@@ -669,6 +669,21 @@ def test_a_fill_before_the_first_read_keeps_the_time_too() -> None:
     assert opened_at(rig) == 1_000.0
 
 
+@pytest.mark.parametrize(
+    ("bought", "post", "entry"),
+    [("10", "20", "0.70"), ("2", "2", "0.50"), ("2", "-2", "0.10")],
+    ids=["some were added", "most was sold by hand meanwhile", "the other side, all new"],
+)
+def test_a_fill_before_the_first_read_does_not_price_what_was_held_already(
+    bought: str, post: str, entry: str
+) -> None:
+    rig = RecordedRig(remembered=was_held())
+    rig.portfolio.apply_fill(fill("t1", bought, "0.90", side=BID, post=post))
+    position = rig.portfolio.get(T)
+    assert position is not None
+    assert position.entry_price == Decimal(entry)
+
+
 def test_one_read_that_does_not_show_it_forgets_no_time_and_two_do() -> None:
     rig = RecordedRig(remembered=was_held())
     rig.read()

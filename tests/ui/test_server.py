@@ -143,7 +143,11 @@ def test_metrics_are_prometheus_text() -> None:
 
 def test_explain_tells_the_evaluations_of_one_ticker() -> None:
     with serving() as server:
-        assert ask(server, "/api/explain/KX-A").json() == {"ticker": "KX-A", "rows": EVALUATIONS}
+        assert ask(server, "/api/explain/KX-A").json() == {
+            "ticker": "KX-A",
+            "trading_mode": example_status()["trading_mode"],
+            "rows": EVALUATIONS,
+        }
 
 
 @pytest.mark.parametrize(

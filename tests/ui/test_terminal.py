@@ -213,10 +213,38 @@ def test_explain_begins_with_what_is_held_and_what_would_leave_it() -> None:
             "Leaves at or below 0.3900 (stop, 25 % under entry 0.52)",
             id="no bid: how far is not known",
         ),
+        pytest.param(
+            look(START, "guarded", exit_value="0.3800"),
+            "Not leaving although it meets its rule: –",
+            id="a guard delays it",
+        ),
+        pytest.param(
+            look(START, "hold_below", detail="bid 0.15, but not sold below 0.20"),
+            "Not leaving although it meets its rule: bid 0.15, but not sold below 0.20",
+            id="its rule holds it back",
+        ),
+        pytest.param(
+            look(START, rule="stop 0.39; leaves 10 min before the close"),
+            "Its rule: stop 0.39; leaves 10 min before the close",
+            id="what only time or others decide is in the rule's own words",
+        ),
+        pytest.param(
+            look(START, "event_group", decision="exit", is_held=False),
+            "It was left: goes with another position of its event",
+            id="asked after the exit",
+        ),
+        pytest.param(look(START, is_held=False), "It is not held any more", id="sold by hand"),
     ],
 )
 def test_the_second_line_of_explain(row: dict[str, Any], says: str) -> None:
     assert explain_text([row]).splitlines()[1] == says
+
+
+def test_a_level_that_has_been_passed_is_not_away() -> None:
+    lines = explain_text([look(START, "guarded", exit_value="0.3800")]).splitlines()
+    assert (
+        lines[2] == "Leaves at or below 0.3900 (stop, 25 % under entry 0.52): it is there, and 0.0100 beyond"
+    )
 
 
 def test_explain_is_a_timeline_of_states_the_newest_last() -> None:
@@ -251,6 +279,16 @@ def test_explain_is_a_timeline_of_states_the_newest_last() -> None:
         "    guards: passed",
         "    bid 0.37 at or below stop 0.39",
     ]
+
+
+@pytest.mark.parametrize(("mode", "is_said"), [("paper", True), ("live", False)])
+def test_on_paper_every_table_says_so(mode: str, is_said: bool) -> None:
+    status = status_text(changed(env="demo", trading_mode=mode))
+    assert ("protected on PAPER" in status.splitlines()[0]) is is_said
+    assert line_with(status, f" {mode.upper()} DEMO")
+    out = io.StringIO()
+    print_explain("KX-A", [look(START)], out, color=False, zone=UTC, trading_mode=mode)
+    assert out.getvalue().startswith("PAPER") is is_said
 
 
 def test_explain_tells_times_of_the_zone_that_it_is_given() -> None:
