@@ -222,7 +222,7 @@ class StatusBoard:
             "dead_man": dict(s.dead_man()),
             "next_pause": _pause(s.next_pause()),
             "positions": [_position(c) | money.of_position(c) for c in checked],
-            "exits": [_exit(e) for e in exits[-EXITS_SHOWN:]],
+            "exits": [_exit(e) for e in _shown(exits)],
             "orders": [_order(o) for o in s.orders()[:ORDERS_SHOWN]],
             "pnl": money.document(),
         }
@@ -254,6 +254,12 @@ def log_summary(document: Mapping[str, Any]) -> None:
         realized_today=pnl["realized_today"],
         why="; ".join(document["health"]["reasons"][:3]) or None,
     )
+
+
+def _shown(exits: list[EpisodeView]) -> list[EpisodeView]:
+    """The last ones, and every one that still goes on."""
+    last = {e.id for e in exits[-EXITS_SHOWN:]}
+    return [e for e in exits if e.id in last or e.state != EpisodeState.CLOSED.value]
 
 
 def _order(order: EntryOrder) -> dict[str, Any]:

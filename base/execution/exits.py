@@ -612,8 +612,11 @@ class ExitDesk:
             opened_at=episode.opened_at,
             closed_at=episode.closed_at,
         )
-        while len(self._views) > REMEMBERED_EPISODES_MAX:
-            self._views.popitem(last=False)
+        if len(self._views) > REMEMBERED_EPISODES_MAX:
+            # One that still goes on is never the one to be forgotten.
+            ended = (i for i, v in self._views.items() if v.state == EpisodeState.CLOSED.value)
+            if (oldest := next(ended, None)) is not None:
+                del self._views[oldest]
 
 
 def _opened_at(record: EpisodeRecord) -> float:

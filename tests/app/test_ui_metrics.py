@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from base.app.ui_metrics import EXIT_S_MAX, UNHEALTHY_AFTER_S, StatusBoard, StatusSources, ThreadHealth
+from base.app.ui_metrics import (
+    EXIT_S_MAX,
+    EXITS_SHOWN,
+    UNHEALTHY_AFTER_S,
+    StatusBoard,
+    StatusSources,
+    ThreadHealth,
+)
 from base.execution.exits import EpisodeView
 from base.kalshi.rate_limit import RequestCounts
 from base.kalshi.websocket_client import FeedState
@@ -352,6 +359,14 @@ def test_health_is_lost_for_each_reason(trouble: str) -> None:
     health = rig.document()["health"]
     assert not health["ok"]
     assert len(health["reasons"]) == 1
+
+
+def test_an_exit_that_goes_on_is_listed_however_many_came_after_it() -> None:
+    rig = Rig(checked())
+    later = [replace(EXIT, id=f"e{n}", state="closed") for n in range(EXITS_SHOWN + 5)]
+    rig.exits = [replace(EXIT, id="first", state="blocked", why="paused"), *later]
+    shown = [e["episode"] for e in rig.document()["exits"]]
+    assert shown == ["first", *(e.id for e in later[-EXITS_SHOWN:])]
 
 
 def test_what_lasts_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:

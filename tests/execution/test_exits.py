@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from base.execution.exits import GATHER_FROM, GATHER_S, ExitDesk, ExitOrder
+from base.execution.exits import GATHER_FROM, GATHER_S, REMEMBERED_EPISODES_MAX, ExitDesk, ExitOrder
 from base.model.events import OrderUpdate
 from base.model.market import BookSide, MarketStatus
 from base.model.order import OrderAck, OrderRequest, OrderStatus
@@ -795,6 +795,24 @@ def test_each_exit_that_begins_is_told_of_once() -> None:
     rig.desk.trigger_all([order_for(T), order_for(nothing_held), order_for(OTHER)])
     rig.desk.trigger_all([order_for(T)])
     assert rig.begun == [T, OTHER]
+
+
+def test_an_exit_that_goes_on_is_shown_however_many_have_ended_since() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    for number in range(REMEMBERED_EPISODES_MAX + 5):
+        ticker = f"KXMANY-{number}"
+        rig.hold(ticker, "1")
+        rig.desk.trigger_all([order_for(ticker)])
+        while rig.desk.run_once(rig.sender):
+            assert len(rig.orders) < 2 * REMEMBERED_EPISODES_MAX
+    views = rig.desk.views()
+    assert len(views) == REMEMBERED_EPISODES_MAX
+    assert (views[0].ticker, views[0].state) == (T, "blocked")
+    assert {view.state for view in views[1:]} == {"closed"}
 
 
 def test_losses_in_dollars_decide_not_contracts() -> None:
