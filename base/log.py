@@ -7,11 +7,13 @@ formatters of `base/app/logging_setup.py` can write its fields as JSON without p
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import Enum
+from types import TracebackType
 
 FIELDS_ATTRIBUTE = "event_fields"
 """Attribute of a `LogRecord` with the event and its fields, in the order in which they were given."""
@@ -32,19 +34,25 @@ def log_event(
 ) -> None:
     """Log one event as `event=… key=value …`.
 
-    `exc_info=True` inside an `except` block adds the traceback; elsewhere hand the exception in.
+    `also_since_last`, what `RepeatedWarnings` has held back, is left out when it is 0. `exc_info=True` inside
+    an `except` block adds the traceback; elsewhere hand the exception in.
     """
     if not logger.isEnabledFor(level):
         return
-    pairs: dict[str, object] = {"event": event, **fields}
-    logger.log(
-        level,
-        "%s",
-        format_fields(pairs),
-        exc_info=exc_info,
-        extra={FIELDS_ATTRIBUTE: pairs},
-        stacklevel=2,
-    )
+    if fields.get("also_since_last") == 0:
+        del fields["also_since_last"]  # nothing was held back: nothing to say
+    pairs = EventFields(event=event, **fields)
+    caught = sys.exc_info() if exc_info is True else _exc_info(exc_info)
+    # Made here, because `Logger.log` would search the stack for a line number that nobody is shown.
+    record = logger.makeRecord(logger.name, level, "", 0, pairs, (), caught, extra={FIELDS_ATTRIBUTE: pairs})
+    logger.handle(record)
+
+
+class EventFields(dict[str, object]):
+    """An event and its fields; its text is made only when somebody writes it."""
+
+    def __str__(self) -> str:
+        return format_fields(self)
 
 
 def format_fields(pairs: Mapping[str, object]) -> str:
@@ -109,6 +117,12 @@ class RepeatedWarnings:
             if len(self._seen) > KEYS_MAX:
                 self._seen.popitem(last=False)
             return held_back
+
+
+def _exc_info(
+    exc: BaseException | bool,
+) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+    return (type(exc), exc, exc.__traceback__) if isinstance(exc, BaseException) else None
 
 
 def _plain(value: object) -> str:

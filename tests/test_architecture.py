@@ -82,7 +82,15 @@ THIRD_PARTY: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "prometheus_client": ("base.ui.metrics", {}),
     "requests": ("base.kalshi.rest_client", {}),
-    "rich": ("base.ui.terminal", {"base.app.replay": "its report and progress bar"}),
+    "rich": (
+        "base.ui.terminal",
+        {
+            "base.ui.terminal_tables": "the lists of the terminal",
+            "base.app.progress": "progress bars of commands",
+            "base.app.replay": "its report and progress bar",
+            "base.sandbox.cli": "the progress of a tape",
+        },
+    ),
     "urllib3": ("base.kalshi.rest_client", {}),
     "waitress": ("base.ui.server", {}),
     "websocket": ("base.kalshi.websocket_client", {}),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 
 import pytest
 
@@ -88,7 +90,66 @@ def test_event_carries_its_fields(collected: tuple[logging.Logger, list[logging.
         "price": Decimal("0.39"),
         "level": "a field",
     }
-    assert record.filename == "test_log.py", "the line points at the caller, not at log_event"
+
+
+@pytest.mark.parametrize(("held_back", "text"), [(0, "event=no_bid"), (3, "event=no_bid also_since_last=3")])
+def test_what_was_held_back_is_said_when_there_is_any(
+    collected: tuple[logging.Logger, list[logging.LogRecord]], held_back: int, text: str
+) -> None:
+    logger, records = collected
+    log_event(logger, logging.WARNING, "no_bid", also_since_last=held_back)
+    assert [r.getMessage() for r in records] == [text]
+
+
+class Unshowable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_a_value_that_cannot_be_shown_costs_neither_the_line_nor_its_writer(
+    collected: tuple[logging.Logger, list[logging.LogRecord]],
+) -> None:
+    logger, records = collected
+    log_event(logger, logging.WARNING, "intent_refused", intent=Unshowable(), why="no ticker")
+    assert [r.getMessage() for r in records] == [
+        'event=intent_refused intent="(Unshowable that cannot be shown)" why="no ticker"'
+    ]
+
+
+def test_an_exception_is_handed_in_from_elsewhere(
+    collected: tuple[logging.Logger, list[logging.LogRecord]],
+) -> None:
+    logger, records = collected
+    failure = ValueError("bad")
+    log_event(logger, logging.ERROR, "strategy_traceback", exc_info=failure)
+    (record,) = records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is failure
+
+
+def calls_past_log_event(tree: ast.Module) -> list[int]:
+    """Lines that log without naming an event."""
+    names = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in names
+        and ast.unparse(node.func.value) in ("logger", "logging", "log")
+    ]
+
+
+MODULES = [p for p in sorted((Path(__file__).parents[1] / "base").rglob("*.py")) if "sandbox" not in p.parts]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_whatever_is_logged_is_an_event(path: Path) -> None:
+    assert calls_past_log_event(ast.parse(path.read_text())) == []
+
+
+def test_a_log_line_without_an_event_is_found() -> None:
+    assert calls_past_log_event(ast.parse('logger.exception("event=failed ticker=%s", ticker)')) == [1]
 
 
 def test_percent_sign_in_a_value_is_harmless(

@@ -252,7 +252,7 @@ class Alerts:
             self.run_once()
             self._rules.note(_farewell(self._latest()), self._clock.now())
         except Exception:  # safety net: the end is said even when nothing else can be
-            logger.exception("event=alerts_last_look_failed")
+            log_event(logger, logging.ERROR, "alerts_last_look_failed", exc_info=True)
             self._rules.note(_farewell({}), self._clock.now())
         failed_before = [channel.counts.failed for channel in self._channels]
         self._hand_out(self._clock.monotonic(), self._clock.now(), at_once=True)

@@ -11,13 +11,12 @@ import io
 import json
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from base.app.config import Config, load_config
 from base.app.logging_setup import configure_logging, redact, register_secret
@@ -31,9 +30,6 @@ EXIT_CONFIG = 2
 EXIT_ALREADY_RUNNING = 3
 EXIT_UNSAFE = 4
 EXIT_FAILED = 5
-
-WATCH_INTERVAL_S = 2.0
-CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 DESCRIPTION = """\
 Backstop watches the positions of a Kalshi account and gets out when a rule says so: once, for exactly
@@ -233,24 +229,27 @@ def version() -> str:
 
 
 def _show_status(config: Config, clock: Clock, *, as_json: bool, watch: bool) -> int:
-    never = threading.Event()  # nobody sets it: a watch ends with Ctrl-C or with the daemon
-    while True:
-        document = read_status(config)
-        if watch and sys.stdout.isatty():
-            sys.stdout.write(CLEAR_SCREEN)
+    def print_once(document: Mapping[str, Any]) -> None:
         if as_json:
-            print(json.dumps(document, indent=None if watch else 2))
+            print(json.dumps(document, indent=None if watch else 2), flush=True)
         else:
             from base.ui.terminal import print_status
 
             print_status(document, sys.stdout, color=_use_color())
-        if not watch:
-            return EXIT_OK
-        sys.stdout.flush()
-        try:
-            clock.wait(never, WATCH_INTERVAL_S)
-        except KeyboardInterrupt:
-            return EXIT_OK
+            sys.stdout.flush()
+
+    if not watch:
+        print_once(read_status(config))
+        return EXIT_OK
+    from base.app.status_watch import Screen, watch_status
+
+    show: Callable[[Mapping[str, Any]], None] = print_once
+    show_outage: Callable[[str], None] = _complain
+    if sys.stdout.isatty() and not as_json:
+        screen = Screen(sys.stdout, color=_use_color())
+        show, show_outage = screen.show, screen.show_outage
+    watch_status(lambda: read_status(config), show, show_outage, clock)
+    return EXIT_OK
 
 
 def _show_evaluations(config: Config, ticker: str) -> int:

@@ -14,7 +14,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from typing import TextIO
@@ -24,6 +24,7 @@ from base.app.exchange import Exchange, open_exchange
 from base.app.flatten_entries import RestingOrders
 from base.app.instance_lock import InstanceLock
 from base.app.live_gateway import LiveGateway
+from base.app.progress import ProgressBar
 from base.app.sandbox_process import running_sandbox
 from base.clock import Clock, SystemClock
 from base.errors import AlreadyRunningError, BotError, ConfigError
@@ -125,7 +126,11 @@ class Flatten:
         out: TextIO,
         ask: Callable[[str], bool],
         journal: Journal | None,
+        progress: TextIO | None = None,
     ) -> None:
+        """`progress` is where a bar is shown, standard error when it is None."""
+        self._progress = progress
+        self._bar: ProgressBar | None = None
         self._config = config
         self._exchange = exchange
         self._clock = clock
@@ -194,7 +199,9 @@ class Flatten:
         asked = tuple(e for e in self._remembered.episodes if e.ticker in held)
         self._desk.resume(replace(self._remembered, episodes=asked))  # what a killed run has left
         self._desk.start()
-        left = self._close_all(held)
+        with ProgressBar("positions flat", len(held), self._progress) as self._bar:
+            left = self._close_all(held)
+        self._bar = None
         self._desk.stop(5.0)
         for gone in sorted(held.keys() - left.keys()):
             self._say(f"{gone}: flat")
@@ -211,6 +218,7 @@ class Flatten:
         give_up_at = self._clock.monotonic() + DEADLINE_S
         left = dict(held)
         while True:
+            self._show_flat(len(held) - len(left))
             for position in left.values():
                 self._start(position)
             self._clock.wait(self._wanted, CHECK_S)
@@ -226,6 +234,10 @@ class Flatten:
                 self._say(f"positions could not be read: {exc}")
             if (not left and not is_at_work) or self._clock.monotonic() >= give_up_at:
                 return left
+
+    def _show_flat(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.show(count)
 
     def _can_trade(self, ticker: str) -> bool:
         view = self._price_of(ticker)
@@ -268,4 +280,5 @@ class Flatten:
         self._say(f"entries are blocked until {mark} is removed")
 
     def _say(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
+        with nullcontext() if self._bar is None else self._bar.aside():
+            print(text, file=self._out, flush=True)

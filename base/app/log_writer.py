@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from base.clock import Clock
-from base.log import FIELDS_ATTRIBUTE, RepeatedWarnings, format_fields, log_event, text_of
+from base.log import FIELDS_ATTRIBUTE, EventFields, RepeatedWarnings, log_event, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +60,14 @@ class DescriptorSink:
     def __init__(self, name: str, descriptor: int) -> None:
         self.name = name
         self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
 
     def begin_line(self, size: int) -> None:
         """Nothing to prepare."""
 
     def write(self, data: bytes) -> int:
-        if not select.select([], [self._descriptor], [], RETRY_S)[1]:
+        if not self._poll.poll(RETRY_S * 1000):
             raise BlockingIOError("nobody reads it")
         return os.write(self._descriptor, data[:PIPE_BYTES])
 
@@ -212,13 +214,15 @@ class QueuedHandler(logging.Handler):
     def _freeze(self, record: logging.LogRecord) -> logging.LogRecord:
         """The record as it is now: what its values are made of may change before it is written."""
         frozen = copy.copy(record)
-        frozen.msg, frozen.args = record.getMessage(), None
+        fields = getattr(record, FIELDS_ATTRIBUTE, None)
+        if fields is None:
+            frozen.msg, frozen.args = record.getMessage(), None
+        else:
+            frozen.msg = EventFields({key: _frozen(value) for key, value in fields.items()})
+            setattr(frozen, FIELDS_ATTRIBUTE, frozen.msg)
         if record.exc_info and not record.exc_text:
             frozen.exc_text = logging.Formatter().formatException(record.exc_info)
         frozen.exc_info = None  # frames would keep alive what they refer to
-        fields = getattr(record, FIELDS_ATTRIBUTE, None)
-        if fields is not None:
-            setattr(frozen, FIELDS_ATTRIBUTE, {key: _frozen(value) for key, value in fields.items()})
         return frozen
 
     def _gap_record(self, before: logging.LogRecord, gap: Counter[str]) -> logging.LogRecord:
@@ -315,8 +319,8 @@ class QueuedHandler(logging.Handler):
 
 def _event_record(created: float, level: int, event: str, **fields: object) -> logging.LogRecord:
     """An event that goes into one sink's queue alone."""
-    pairs = {"event": event, **fields}
-    record = logging.LogRecord(logger.name, level, __file__, 0, format_fields(pairs), None, None)
+    pairs = EventFields(event=event, **fields)
+    record = logging.LogRecord(logger.name, level, "", 0, pairs, None, None)
     record.created = created
     setattr(record, FIELDS_ATTRIBUTE, pairs)
     return record

@@ -326,6 +326,7 @@ class Daemon:
             self._board.document,
             self._board.explain,
             self._metrics,
+            history=self._board.history,
         )
 
     def _limits(self) -> Limits:
@@ -383,6 +384,7 @@ class Daemon:
             key_ends_at=self._key_watch.ends_at,
             alerts=lambda: self._alerts.status(),
             dead_man=lambda: self._dead_man.status(),
+            budget=self._budget,
         )
 
     def _reload(self) -> bool:
@@ -552,6 +554,13 @@ class Daemon:
         ]
         missing = [f"{ticker}:{why}" for ticker, why in coverage.unprotected[:5]]
         return ", ".join(words + ([f"UNPROTECTED {' '.join(missing)}"] if missing else []))
+
+    def _budget(self) -> dict[str, tuple[float, float]]:
+        now = self._exchange.limiter.snapshot()
+        return {
+            "read": (now.read.tokens, now.read.quota.capacity),
+            "write": (now.write.tokens, now.write.quota.capacity),
+        }
 
     def _metrics(self) -> bytes:
         services = (self._account.service, self._reads.service, self._board.service, *self._late_services)

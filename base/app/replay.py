@@ -20,7 +20,7 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,6 +32,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Table
 
+from base.app.progress import ProgressBar
 from base.errors import BotError, ConfigError, WireError
 from base.kalshi.frames import decode_frame
 from base.kalshi.orderbook import OrderBook, SequenceCheck
@@ -127,7 +128,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         tape = _open_tape(Path(options.tape))
         sides = list(OutcomeSide) if options.side == "both" else [OutcomeSide(options.side)]
-        results = simulate(tape, book, sides)
+        with ProgressBar("simulating markets", len(tape.quotes)) as bar:
+            results = simulate(tape, book, sides, bar.show)
         totals = [total("rule", results), total("naive", results)]
         _print_report(tape, results, totals)
         if options.out:
@@ -150,10 +152,16 @@ def read_tape(lines: Iterable[bytes]) -> Tape:
     return Tape(reader.quotes, count, reader.refused)
 
 
-def simulate(tape: Tape, book: RuleBook, sides: Sequence[OutcomeSide]) -> list[Result]:
-    """One position a market and side, in the order of the tape."""
+def simulate(
+    tape: Tape,
+    book: RuleBook,
+    sides: Sequence[OutcomeSide],
+    on_market: Callable[[int], None] = lambda done: None,
+) -> list[Result]:
+    """One position a market and side, in the order of the tape; `on_market` is told how many are done."""
     found: list[Result] = []
-    for ticker, quotes in tape.quotes.items():
+    for done, (ticker, quotes) in enumerate(tape.quotes.items()):
+        on_market(done)
         known_close = close_time_of(ticker)
         last_at = quotes[-1].received_at
         close = last_at if known_close is None else known_close

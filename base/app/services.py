@@ -51,8 +51,9 @@ class PeriodicService:
 
     def start(self) -> None:
         """Start the thread, or a new one where the last has died."""
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        thread.start()
+        self._thread = thread  # only then: a stop that comes just now must not join what has not started
 
     def stop(self) -> None:
         self._stop.set()

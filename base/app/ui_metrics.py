@@ -17,6 +17,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from base.app.services import PeriodicService
+from base.app.ui_history import StatusHistory
 from base.app.ui_money import DayMoney, money_text, unrealized_of
 from base.clock import Clock
 from base.execution.episode import EpisodeState
@@ -86,6 +87,8 @@ class StatusSources:
     """The end of the key's location attestation, wall time; None when it is not known."""
     alerts: Callable[[], Mapping[str, Any]] = dict
     dead_man: Callable[[], Mapping[str, Any]] = dict
+    budget: Callable[[], Mapping[str, tuple[float, float]]] = dict
+    """Of each bucket of requests: tokens left, and its size."""
 
 
 class StatusBoard:
@@ -98,6 +101,7 @@ class StatusBoard:
         self._started_at = clock.now()
         self._started_monotonic = clock.monotonic()
         self._last_summary = clock.monotonic()
+        self._history = StatusHistory(clock)
         # Owned by the thread `ui-metrics`.
         self._unwell_since: dict[str, float] = {}
         self._told_unwell: set[str] = set()
@@ -112,6 +116,7 @@ class StatusBoard:
         now = self._clock.monotonic()
         with self._lock:
             self._document, self._built_at = document, now
+        self._history.sample(document)
         self._tell_health(document["health"]["reasons"], now)
         if now - self._last_summary >= SUMMARY_EVERY_S:
             self._last_summary = now
@@ -145,6 +150,10 @@ class StatusBoard:
     def latest(self) -> dict[str, Any]:
         """The document of this very moment, for what must not be a second old."""
         return self._build()
+
+    def history(self) -> dict[str, Any]:
+        """What the page draws: the last minutes of each position, and the money of the day."""
+        return self._history.document()
 
     def explain(self, ticker: str) -> list[dict[str, Any]] | None:
         """The last evaluations of one position, oldest first, the last with its rule and whether it is still
@@ -206,6 +215,10 @@ class StatusBoard:
                 "writes_last_60s": rest.writes,
                 "price_reads_last_60s": rest.price_reads,
                 "rate_limited_last_60s": rest.rate_limited,
+                "budget": {
+                    name: {"tokens": round(left, 1), "capacity": size}
+                    for name, (left, size) in s.budget().items()
+                },
             },
             "threads": {
                 name: {
@@ -221,7 +234,9 @@ class StatusBoard:
             "alerts": dict(s.alerts()),
             "dead_man": dict(s.dead_man()),
             "next_pause": _pause(s.next_pause()),
-            "positions": [_position(c) | money.of_position(c) for c in checked],
+            "positions": [
+                _position(c) | money.of_position(c) | {"rule": s.rule_text(c.position)} for c in checked
+            ],
             "exits": [_exit(e) for e in _shown(exits)],
             "orders": [_order(o) for o in s.orders()[:ORDERS_SHOWN]],
             "pnl": money.document(),
@@ -250,8 +265,8 @@ def log_summary(document: Mapping[str, Any]) -> None:
         confirmed=f"{feed['markets_confirmed']}/{feed['markets_required']}",
         exits_active=active,
         price_reads=rest["price_reads_last_60s"],
-        unrealized=pnl["unrealized"],
-        realized_today=pnl["realized_today"],
+        unrealized=round(Decimal(pnl["unrealized"]), 2),
+        realized_today=round(Decimal(pnl["realized_today"]), 2),
         why="; ".join(document["health"]["reasons"][:3]) or None,
     )
 
@@ -340,6 +355,12 @@ def _exit(e: EpisodeView) -> dict[str, Any]:
         "why": e.why,
         "opened_at": _iso(e.opened_at),
         "closed_at": None if e.closed_at is None else _iso(e.closed_at),
+        "timeline": {
+            "triggered": e.opened_at,
+            "sent": e.sent_at,
+            "filled": e.filled_at,
+            "closed": e.closed_at,
+        },
     }
 
 

@@ -92,6 +92,10 @@ class EpisodeView:
     why: str
     opened_at: float
     closed_at: float | None
+    sent_at: float | None = None
+    """When its first order left."""
+    filled_at: float | None = None
+    """When its first fill was learned of; None where a run that ended learned of it."""
 
 
 class ExitDesk:
@@ -598,6 +602,10 @@ class ExitDesk:
             self._measures.exit_ended(episode.reason.value, episode.outcome)
 
     def _publish_locked(self, episode: Episode) -> None:
+        before = self._views.get(episode.id)
+        filled_at = None if before is None else before.filled_at
+        if before is not None and not before.filled and episode.filled:
+            filled_at = self._clock.now()
         self._views[episode.id] = EpisodeView(
             id=episode.id,
             ticker=episode.ticker,
@@ -611,6 +619,8 @@ class ExitDesk:
             why=episode.outcome or (episode.blocked_why.value if episode.blocked_why else ""),
             opened_at=episode.opened_at,
             closed_at=episode.closed_at,
+            sent_at=(None if before is None else before.sent_at) or episode.sent_at_wall or None,
+            filled_at=filled_at,
         )
         if len(self._views) > REMEMBERED_EPISODES_MAX:
             # One that still goes on is never the one to be forgotten.

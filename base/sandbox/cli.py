@@ -10,7 +10,12 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from base.clock import SystemClock
 from base.errors import ConfigError
@@ -18,12 +23,13 @@ from base.model.market import OutcomeSide
 from base.sandbox.scenario import Scenario, default_scenario, load_scenario
 from base.sandbox.server import DEFAULT_SEED, rest_url, serve, ws_url
 from base.sandbox.signatures import KeyPair, open_key_dir
-from base.sandbox.tape import TapePlayer, open_tape
+from base.sandbox.tape import Tape, TapePlayer, open_tape
 from base.sandbox.venue import Venue
 
 EXIT_OK = 0
 EXIT_CONFIG = 2
 SPEED_MAX = 10_000.0
+PROGRESS_EVERY_S = 0.5
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = parse_options(argv)
         keys = open_key_dir(options.key_dir)
-        venue = build_venue(options)
+        progress = TapeProgress(sys.stderr)
+        venue = build_venue(options, progress)
     except SystemExit as exc:  # argparse has said what is wrong
         return EXIT_OK if exc.code in (0, None) else EXIT_CONFIG
     except ConfigError as exc:
@@ -58,11 +65,59 @@ def main(argv: list[str] | None = None) -> int:
             sys.stderr.write(f"{problem}\n")
         return EXIT_CONFIG
     try:
-        asyncio.run(_serve(options, venue, keys))
+        asyncio.run(_serve(options, venue, keys, progress))
     except OSError as exc:
         sys.stderr.write(f"cannot listen on port {options.port}: {exc}; choose another --port\n")
         return EXIT_CONFIG
+    finally:
+        progress.close()
     return EXIT_OK
+
+
+class TapeProgress:
+    """Shows how far a tape has been played and the time on it, where somebody sees it; steps as a player."""
+
+    def __init__(self, stream: TextIO) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._bar = Progress(
+            *columns,
+            console=Console(file=stream),
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not stream.isatty(),
+        )
+        self._player: TapePlayer | None = None
+        self._start = self._length_s = self._due_at = 0.0
+
+    def follow(self, player: TapePlayer, tape: Tape, start: float) -> None:
+        self._player, self._start = player, start
+        last_at = max(market.last_at for market in tape.markets.values())
+        self._length_s = max(player.wall_time(last_at) - start, 0.001)
+        self._task = self._bar.add_task("", total=self._length_s)
+
+    def step(self, now: float) -> None:
+        """Draw it when it is time to."""
+        if self._player is None or (now < self._due_at and not self._player.is_finished):
+            return
+        self._due_at = now + PROGRESS_EVERY_S
+        at = self._player.next_at
+        if at is None:
+            self._bar.update(self._task, description="tape played", completed=self._length_s)
+        else:
+            # The tape's own next frame, not the clock: it may wait in a silence, or be behind.
+            played_s = min(now, self._player.wall_time(at)) - self._start
+            moment = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            self._bar.update(self._task, description=f"tape at {moment}", completed=played_s)
+        self._bar.start()
+        self._bar.refresh()
+        if at is None:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was, the last state on it."""
+        self._player = None
+        self._bar.stop()
 
 
 def parse_options(argv: list[str] | None = None) -> Options:
@@ -105,7 +160,7 @@ def parse_options(argv: list[str] | None = None) -> Options:
     )
 
 
-def build_venue(options: Options) -> Venue:
+def build_venue(options: Options, progress: TapeProgress) -> Venue:
     """Markets from the scenario or the tape; a tape without a scenario stands alone. Raises ConfigError."""
     if options.scenario is not None:
         scenario = load_scenario(options.scenario)
@@ -125,10 +180,12 @@ def build_venue(options: Options) -> Venue:
             pause_max_s=options.pause_max_s,
         )
         venue.add_player(player)
+        progress.follow(player, tape, start)
+        venue.add_player(progress)
     return venue
 
 
-async def _serve(options: Options, venue: Venue, keys: KeyPair) -> None:
+async def _serve(options: Options, venue: Venue, keys: KeyPair, progress: TapeProgress) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -136,6 +193,7 @@ async def _serve(options: Options, venue: Venue, keys: KeyPair) -> None:
     if options.exits_with_stdin:
         threading.Thread(target=_watch_stdin, args=(loop, stop), name="stdin", daemon=True).start()
     await serve(venue, keys, stop, lambda port: _announce(port, keys), port=options.port)
+    progress.close()  # the line below would be written into it
     _log.info("event=stopped")
 
 

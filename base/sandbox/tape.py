@@ -303,6 +303,11 @@ class TapePlayer:
     def is_finished(self) -> bool:
         return self._next is None
 
+    @property
+    def next_at(self) -> float | None:
+        """Tape time of the next frame, None at the end."""
+        return None if self._next is None else self._next.at
+
     def wall_time(self, at: float) -> float:
         """Tape time as wall time."""
         return self._start + (at - self._tape.starts_at - self._left_out(at)) / self._speed

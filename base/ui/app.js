@@ -1,291 +1,19 @@
 // The page: fetches /api/status every second and shows it. Read-only.
 //
-// The first half is pure (document in, words and levels out) and is what the tests call; the second half
-// puts them on the page. Everything that comes from outside reaches the page as text content only. Every
-// field may be missing or null: what is not known is shown as not known, never as good.
+// Everything that comes from outside reaches the page as text content only. What to say is decided in
+// verdicts.js, what to draw in charts.js.
 "use strict";
 
 const REFRESH_MS = 1000;
 const EXPLAIN_REFRESH_MS = 2000;
+const HISTORY_REFRESH_MS = 5000;
+const HISTORY_OLD_MS = 20000;
 const FETCH_TIMEOUT_MS = 4000;
-const LOST_AFTER_MS = 3500; // three refreshes without an answer
-const FROZEN_AFTER_MS = 8000; // answers come, but the daemon has stopped writing them
-const FROZEN_AFTER_INTERVALS = 3; // or this many of its own UI intervals, where it tells a long one
-
-const REASONS = {
-  no_bid: "no bid to sell into",
-  below_floor: "the bid is below EXIT_FLOOR_DOLLARS",
-  paused: "the market is paused",
-  no_price: "no price yet",
-  stale_price: "the price is too old",
-  crossed: "the book is crossed",
-  no_rule: "no exit rule applies",
-  by_choice: "by choice (protect = false)",
-  hedged: "part of a set that cannot lose",
-  halted: "the kill switch is on: nothing is sent",
-  closed: "the market is closed",
-  not_open: "the market has not opened",
-  not_checked: "the checker has not passed it lately",
-};
-const NOT_COUNTED = ["by_choice", "hedged"];
+const SVG = "http://www.w3.org/2000/svg";
+const SPARK = { width: 120, height: 30 };
+const BAR = { width: 90, height: 7 };
+const CURVE = { width: 600, height: 110 };
 const TICKER = /^[\w.-]{1,128}$/;
-const SETTLING = ["closed", "determined", "disputed", "amended", "finalized"];
-
-// ---- values into words ----------------------------------------------------------------------------
-
-function objectOf(value) {
-  return value !== null && typeof value === "object" && !Array.isArray(value) ? value : {};
-}
-
-function rowsOf(value) {
-  return Array.isArray(value) ? value.filter((row) => row !== null && typeof row === "object") : [];
-}
-
-function isCount(value) {
-  return Number.isInteger(value) && value >= 0;
-}
-
-function words(value) {
-  return value === null || value === undefined || value === "" ? "–" : String(value);
-}
-
-function trimmed(value) {
-  return words(value).replace(/(\.\d\d\d*?)0+$/, "$1");
-}
-
-function dollars(value) {
-  const text = trimmed(value);
-  if (text === "–") return text;
-  return text.startsWith("-") ? "−$" + text.slice(1) : "$" + text;
-}
-
-function age(seconds) {
-  if (typeof seconds !== "number" || !Number.isFinite(seconds)) return "–";
-  if (seconds < 10) return seconds.toFixed(1) + " s";
-  if (seconds < 120) return Math.round(seconds) + " s";
-  if (seconds < 7200) return Math.round(seconds / 60) + " min";
-  if (seconds < 172800) return Math.round(seconds / 3600) + " h";
-  return Math.round(seconds / 86400) + " d";
-}
-
-function reasonWords(reason) {
-  return Object.hasOwn(REASONS, reason) ? REASONS[reason] : words(reason).replaceAll("_", " ");
-}
-
-function plural(count, noun) {
-  return count + " " + noun + (count === 1 ? "" : "s");
-}
-
-function moneyClass(value) {
-  if (value === null || value === undefined || !/[1-9]/.test(String(value))) return "";
-  return String(value).startsWith("-") ? "bad-text" : "good-text";
-}
-
-// ---- verdicts -------------------------------------------------------------------------------------
-
-// How far the shown data can be believed. `link` is {receivedMs, changedMs, error}: milliseconds since the
-// last answer (null: never one) and since its content last moved, and what the last attempt failed with.
-function linkVerdict(status, link) {
-  const intervalMs = Number(objectOf(status).ui_interval_s) * 1000 || 0;
-  const failed = link.error ? ": " + link.error : "";
-  if (link.receivedMs === null) {
-    return link.error
-      ? { state: "lost", headline: "No connection to the daemon", detail: "Nothing is known" + failed + "." }
-      : { state: "starting", headline: "Coverage not known yet", detail: "Waiting for the first answer of the daemon." };
-  }
-  const old = age(link.receivedMs / 1000);
-  if (link.receivedMs > LOST_AFTER_MS) {
-    return { state: "lost", headline: "Connection to the daemon lost", detail: "The last data are " + old + " old" + failed + "." };
-  }
-  if (link.changedMs > Math.max(FROZEN_AFTER_MS, FROZEN_AFTER_INTERVALS * intervalMs)) {
-    return {
-      state: "frozen",
-      headline: "The daemon's data stand still",
-      detail: "It answers, but nothing in its status has moved for " + age(link.changedMs / 1000) + ": see its log.",
-    };
-  }
-  return { state: "live", headline: "", detail: "" };
-}
-
-// The one thing this page is for. Levels: good, idle, warn, bad, unknown.
-function coverageVerdict(status, link) {
-  const told = toldCoverage(status);
-  const connection = linkVerdict(status, link);
-  if (connection.state === "live") return told;
-  const before = connection.state === "starting" || link.receivedMs === null ? "" : " Last told: " + told.headline + ".";
-  return { level: "unknown", headline: connection.headline, detail: connection.detail + before, list: [], short: "?" };
-}
-
-function toldCoverage(status) {
-  const coverage = objectOf(objectOf(status).coverage);
-  const open = coverage.open;
-  const safe = coverage.protected;
-  // Positions left unprotected by choice are listed, but neither counted nor alarming.
-  const isListed = Array.isArray(coverage.unprotected);
-  const unprotected = isListed ? coverage.unprotected.filter((entry) => !NOT_COUNTED.includes(objectOf(entry).reason)) : [];
-  const list = rowsOf(unprotected).map((entry) => words(entry.ticker) + ": " + reasonWords(entry.reason));
-  const healthy = objectOf(objectOf(status).health).ok === true;
-  if (!isCount(open) || !isCount(safe) || safe > open || !isListed) {
-    return {
-      level: "unknown",
-      headline: "Coverage not known",
-      detail: "The daemon does not say how many positions are protected: count on none.",
-      list,
-      short: "?",
-    };
-  }
-  const short = safe + "/" + open;
-  if (safe < open || unprotected.length > 0) {
-    const bare = Math.max(open - safe, unprotected.length);
-    return {
-      level: "bad",
-      headline: bare + " of " + plural(open, "open position") + " NOT protected",
-      detail: safe + " protected.",
-      list,
-      short,
-    };
-  }
-  const headline = open === 0 ? "No open positions" : open === 1 ? "The one open position is protected" : "All " + open + " open positions are protected";
-  if (!healthy) {
-    return { level: "warn", headline, detail: "But the daemon does not report itself healthy: see below.", list, short };
-  }
-  return { level: open === 0 ? "idle" : "good", headline, detail: byChoice(status), list, short };
-}
-
-function byChoice(status) {
-  const count = rowsOf(objectOf(status).positions).filter((row) => row.protected !== true && NOT_COUNTED.includes(row.reason)).length;
-  return count === 0 ? "" : plural(count, "more position") + " without protection by choice.";
-}
-
-function modeBadge(status) {
-  const env = words(status.env).toUpperCase();
-  if (status.env === "sandbox") return { text: "SANDBOX", level: "sandbox" };
-  if (status.trading_mode === "paper") return { text: "PAPER · " + env, level: "paper" };
-  if (status.trading_mode === "live") return { text: "LIVE · " + env, level: "live" };
-  return { text: "MODE NOT KNOWN", level: "bad" };
-}
-
-function stateBadge(status) {
-  if (status.trading_state === "active") return { text: "ACTIVE", level: "good" };
-  if (status.trading_state === "reducing") return { text: "REDUCING: exits only", level: "warn" };
-  if (status.trading_state === "halted") return { text: "HALTED", level: "bad" };
-  return { text: "STATE NOT KNOWN", level: "bad" };
-}
-
-function feedBadge(status) {
-  const state = objectOf(status.feed).state;
-  if (state === "live") return { text: "FEED LIVE", level: "good" };
-  if (state === "connecting") return { text: "FEED CONNECTING", level: "warn" };
-  return { text: state === "down" ? "FEED DOWN" : "FEED NOT KNOWN", level: "bad" };
-}
-
-function protectionCell(row) {
-  if (row.protected === true) return { text: "protected", className: "good-text" };
-  if (NOT_COUNTED.includes(row.reason)) return { text: reasonWords(row.reason), className: "muted-text" };
-  if (SETTLING.includes(row.market_status)) return { text: "awaits settlement", className: "muted-text" };
-  if (row.protected === false) return { text: "NOT PROTECTED: " + reasonWords(row.reason), className: "bad-text", alarm: true };
-  return { text: "NOT KNOWN", className: "bad-text", alarm: true };
-}
-
-function sourceCell(row) {
-  const source = row.price_source === "none" ? "–" : words(row.price_source);
-  if (!row.market_status || row.market_status === "active") return { text: source };
-  return { text: (source === "–" ? "" : source + " · ") + "market " + row.market_status, className: "warn-text" };
-}
-
-function exitStateCell(row) {
-  const levels = { unknown: "bad-text", blocked: "bad-text", triggered: "warn-text", sending: "warn-text" };
-  const why = row.state !== "closed" && row.why ? ": " + reasonWords(row.why) : "";
-  return { text: words(row.state) + why, className: Object.hasOwn(levels, row.state) ? levels[row.state] : "" };
-}
-
-function sortedPositions(status) {
-  const rank = (row) => (protectionCell(row).alarm ? 0 : row.protected === true ? 1 : 2);
-  return rowsOf(status.positions).sort((a, b) => rank(a) - rank(b) || words(a.ticker).localeCompare(words(b.ticker)));
-}
-
-function clockTime(epochSeconds) {
-  if (typeof epochSeconds !== "number" || !Number.isFinite(epochSeconds)) return "–";
-  return new Date(epochSeconds * 1000).toLocaleTimeString();
-}
-
-const POSITION_COLUMNS = [
-  { label: "Market", kind: "ticker", cell: (row) => ({ text: words(row.ticker), title: row.title }) },
-  { label: "Side", cell: (row) => ({ text: words(row.outcome_side).toUpperCase() }) },
-  { label: "Count", kind: "number", cell: (row) => ({ text: trimmed(row.count) }) },
-  { label: "Entry", kind: "number", cell: (row) => ({ text: dollars(row.entry_price) }) },
-  { label: "Exit value", kind: "number", cell: (row) => ({ text: dollars(row.exit_value) }) },
-  { label: "Price age", kind: "number", cell: (row) => ({ text: age(row.price_age_s) }) },
-  { label: "Source", cell: sourceCell },
-  { label: "Stop", kind: "number", cell: (row) => ({ text: dollars(row.stop_price) }) },
-  { label: "Take-profit", kind: "number", cell: (row) => ({ text: dollars(row.take_profit_price) }) },
-  { label: "P&L", kind: "number", cell: (row) => ({ text: dollars(row.unrealized_pnl), className: moneyClass(row.unrealized_pnl) }) },
-  { label: "Protection", kind: "wide", cell: protectionCell },
-];
-
-const EXIT_COLUMNS = [
-  { label: "Market", kind: "ticker", cell: (row) => ({ text: words(row.ticker) }) },
-  { label: "Reason", cell: (row) => ({ text: words(row.reason).replaceAll("_", " ") }) },
-  { label: "State", cell: exitStateCell },
-  { label: "Trigger", kind: "number", cell: (row) => ({ text: dollars(row.trigger_price) }) },
-  { label: "Filled", kind: "number", cell: (row) => ({ text: trimmed(row.filled) }) },
-  { label: "Average", kind: "number", cell: (row) => ({ text: dollars(row.average_price) }) },
-  { label: "Fees", kind: "number", cell: (row) => ({ text: dollars(row.fees) }) },
-  { label: "Attempts", kind: "number", cell: (row) => ({ text: words(row.attempts) }) },
-];
-
-const EXPLAIN_COLUMNS = [
-  { label: "Time", cell: (row) => ({ text: clockTime(row.at) + (row.repeats > 1 ? " ×" + row.repeats : "") }) },
-  { label: "Decision", cell: (row) => ({ text: words(row.decision), className: row.decision === "exit" ? "bad-text" : "" }) },
-  { label: "Exit value", kind: "number", cell: (row) => ({ text: dollars(row.exit_value) }) },
-  { label: "Size", kind: "number", cell: (row) => ({ text: trimmed(row.bid_size) }) },
-  { label: "Price age", kind: "number", cell: (row) => ({ text: age(row.price_age_s) }) },
-  { label: "Source", cell: (row) => ({ text: words(row.price_source) }) },
-  { label: "Stop", kind: "number", cell: (row) => ({ text: dollars(row.stop_price) }) },
-  { label: "Take-profit", kind: "number", cell: (row) => ({ text: dollars(row.take_profit_price) }) },
-  { label: "Why", kind: "wide", cell: (row) => ({ text: words(row.why).replaceAll("_", " ") + (row.detail ? ": " + row.detail : "") }) },
-];
-
-function pnlFacts(status) {
-  const pnl = objectOf(status.pnl);
-  return [
-    ["Realized today", dollars(pnl.realized_today), moneyClass(pnl.realized_today)],
-    ["Unrealized", dollars(pnl.unrealized), moneyClass(pnl.unrealized)],
-    ["Fees today", dollars(pnl.fees_today), ""],
-  ];
-}
-
-function feedFacts(status) {
-  const feed = objectOf(status.feed);
-  const complete = isCount(feed.markets_required) && feed.markets_confirmed === feed.markets_required;
-  return [
-    ["State", words(feed.state), feed.state === "live" ? "good-text" : "bad-text"],
-    ["Connected for", age(feed.connected_for_s), ""],
-    ["Last frame", age(feed.last_frame_age_s), ""],
-    ["Markets confirmed", words(feed.markets_confirmed) + " of " + words(feed.markets_required), complete ? "" : "warn-text"],
-    ["Reconnects", words(feed.reconnects), ""],
-    ["Messages", words(feed.messages), ""],
-  ];
-}
-
-function restFacts(status) {
-  const rest = objectOf(status.rest);
-  return [
-    ["Reads", words(rest.reads_last_60s), ""],
-    ["Price reads", words(rest.price_reads_last_60s), ""],
-    ["Writes", words(rest.writes_last_60s), ""],
-    ["Rate limited", words(rest.rate_limited_last_60s), rest.rate_limited_last_60s > 0 ? "bad-text" : ""],
-  ];
-}
-
-function threadFacts(status) {
-  return Object.entries(objectOf(status.threads)).map(([name, thread]) => {
-    const facts = objectOf(thread);
-    if (facts.alive === false) return [name, "DEAD", "bad-text"];
-    if (facts.on_time === false) return [name, "LATE: " + age(facts.last_pass_age_s), "bad-text"];
-    return [name, facts.alive === true ? age(facts.last_pass_age_s) : "–", facts.alive === true ? "" : "muted-text"];
-  });
-}
 
 // ---- onto the page --------------------------------------------------------------------------------
 
@@ -364,14 +92,112 @@ function makeRow(columns) {
   for (const column of columns) {
     const cell = row.insertCell();
     cell.dataset.label = column.label;
-    if (column.kind === "ticker") {
-      const button = make("button");
-      button.type = "button";
-      button.addEventListener("click", () => { location.hash = button.textContent; });
-      cell.append(button);
-    }
+    fitCell(cell, column.kind || "");
   }
   return row;
+}
+
+function fitCell(cell, kind) {
+  const place = make("div");
+  if (kind === "ticker") {
+    const button = make("button");
+    button.type = "button";
+    button.addEventListener("click", () => { location.hash = button.textContent; });
+    place.append(button, make("small"));
+  } else if (kind === "bar") {
+    const drawing = makeSvg(BAR, "bar");
+    drawing.append(makeShape("rect", { width: BAR.width, height: BAR.height, rx: 3, class: "track" }), makeShape("rect", { height: BAR.height, rx: 3 }));
+    place.append(make("span"), drawing);
+  } else if (kind === "spark") {
+    const drawing = makeSvg(SPARK, "spark");
+    drawing.append(makeShape("path", { class: "stop" }), makeShape("path", { class: "value" }), makeShape("circle", { r: 2.5 }));
+    place.append(make("span"), drawing);
+  } else if (kind.startsWith("steps")) {
+    place.append(make("ol"));
+  } else {
+    return;
+  }
+  cell.append(place);
+}
+
+function makeSvg(size, name) {
+  return makeShape("svg", { viewBox: "0 0 " + size.width + " " + size.height, class: name, "aria-hidden": "true" });
+}
+
+function makeShape(tag, attributes) {
+  const shape = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) setShape(shape, name, value);
+  return shape;
+}
+
+function setShape(shape, name, value) {
+  if (shape.getAttribute(name) !== String(value)) shape.setAttribute(name, value);
+}
+
+function showCell(cell, kind, content) {
+  const place = cell.firstElementChild;
+  if (kind === "ticker") {
+    const [button, note] = place.children;
+    setText(button, content.text);
+    button.title = content.title ? words(content.title) : "Show the last evaluations";
+    setText(note, content.sub || "");
+  } else if (kind === "bar") {
+    showBar(place, content.bar);
+  } else if (kind === "spark") {
+    showSpark(place, content.ticker);
+  } else if (kind.startsWith("steps")) {
+    const list = place.firstElementChild;
+    resize(list, content.steps.length, () => make("li"));
+    content.steps.forEach((step, index) => {
+      setText(list.children[index], step.text);
+      setClass(list.children[index], step.level);
+    });
+  } else {
+    setText(cell, content.text);
+  }
+}
+
+function showBar(place, bar) {
+  const [text, drawing] = place.children;
+  setText(text, bar.text);
+  setClass(text, bar.level === "bad" ? "bad-text" : bar.level === "none" ? "muted-text" : "");
+  drawing.classList.toggle("gone", bar.share === null);
+  setShape(drawing.lastElementChild, "width", (bar.share === null ? 0 : bar.share) * BAR.width);
+  setShape(drawing.lastElementChild, "class", "fill " + bar.level);
+}
+
+function showSpark(place, ticker) {
+  const [text, drawing] = place.children;
+  const told = objectOf(shown.history);
+  const points = objectOf(told.positions)[ticker];
+  const line = sparkline(points, Number(told.span_s) || 600, Number(told.position_step_s) || 5, SPARK.width, SPARK.height);
+  setText(text, line === null ? "–" : "");
+  drawing.classList.toggle("gone", line === null);
+  if (line === null) return;
+  const [stop, value, dot] = drawing.children;
+  setShape(stop, "d", line.stop);
+  setShape(value, "d", line.value);
+  setShape(dot, "cx", line.dot.x);
+  setShape(dot, "cy", line.dot.y);
+  setShape(drawing, "class", "spark " + line.level);
+}
+
+function showCurve() {
+  const curve = dayCurve(shown.history, CURVE.width, CURVE.height);
+  const place = byId("curve");
+  if (place.firstElementChild === null) {
+    const drawing = makeSvg(CURVE, "curve");
+    setShape(drawing, "preserveAspectRatio", "none");
+    drawing.append(makeShape("path", { class: "zero" }), makeShape("path", { class: "value" }));
+    place.append(drawing);
+  }
+  const drawing = place.firstElementChild;
+  drawing.classList.toggle("gone", curve === null);
+  setText(byId("curve-note"), curveNote(curve, shown.history !== null));
+  if (curve === null) return;
+  setShape(drawing.firstElementChild, "d", "M0 " + curve.zero + "L" + CURVE.width + " " + curve.zero);
+  setShape(drawing.lastElementChild, "d", curve.path);
+  setShape(drawing, "class", "curve " + (curve.last < 0 ? "bad" : "good"));
 }
 
 function fillRow(element, columns, row) {
@@ -381,14 +207,15 @@ function fillRow(element, columns, row) {
     const content = column.cell(row);
     alarm = alarm || content.alarm === true;
     setClass(cell, [column.kind, content.className].filter(Boolean).join(" "));
-    setText(column.kind === "ticker" ? cell.firstElementChild : cell, content.text);
-    if (column.kind === "ticker") cell.firstElementChild.title = content.title ? words(content.title) : "Show the last evaluations";
+    showCell(cell, column.kind || "", content);
   });
   setClass(element, alarm ? "alarm" : "");
 }
 
 const shown = {
   status: null,
+  history: null, // what is drawn; null: not known
+  historyAt: null, // both clocks when it came
   receivedAt: null, // both clocks at the last answer
   changedAt: null, // and when its content last moved
   pulse: null, // what moves while the daemon lives
@@ -451,10 +278,14 @@ function showStatus(status) {
   byId("health").hidden = health.ok === true;
   showList("health-reasons", reasons.length > 0 ? reasons : ["The daemon does not say why."]);
   showTable("positions", POSITION_COLUMNS, sortedPositions(status), Array.isArray(status.positions) ? "None." : "Not known.");
-  showTable("exits", EXIT_COLUMNS, rowsOf(status.exits), Array.isArray(status.exits) ? "None." : "Not known.");
+  showTable("exits", EXIT_COLUMNS, sortedExits(status), Array.isArray(status.exits) ? "None." : "Not known.");
+  showTable("orders", ORDER_COLUMNS, rowsOf(status.orders), Array.isArray(status.orders) ? "None." : "Not known.");
   showFacts("pnl", pnlFacts(status));
   showFacts("feed", feedFacts(status));
   showFacts("rest", restFacts(status));
+  showFacts("strategy", strategyFacts(status));
+  showFacts("alerts", alertFacts(status));
+  showFacts("record", recordFacts(status));
   showFacts("threads", threadFacts(status));
 }
 
@@ -491,6 +322,19 @@ async function refresh() {
     shown.error = problemWords(error);
   }
   showCoverage();
+}
+
+async function refreshHistory() {
+  try {
+    shown.history = objectOf(await getJson("/api/history"));
+    shown.historyAt = instant();
+  } catch {
+    // Without a connection the last lines stay, marked old like everything; beside fresh data they go.
+    const isLive = linkVerdict(shown.status, link()).state === "live";
+    if (isLive && shown.historyAt !== null && since(shown.historyAt) > HISTORY_OLD_MS) shown.history = null;
+  }
+  showCurve();
+  if (shown.status !== null) showStatus(shown.status);
 }
 
 async function refreshExplain() {
@@ -538,6 +382,7 @@ function startPage() {
   document.addEventListener("visibilitychange", showCoverage);
   setInterval(showCoverage, REFRESH_MS / 2);
   keepRunning(refresh, REFRESH_MS);
+  keepRunning(refreshHistory, HISTORY_REFRESH_MS);
   keepRunning(refreshExplain, EXPLAIN_REFRESH_MS); // apart, so that a slow one never ages the other
 }
 

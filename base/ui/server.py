@@ -22,11 +22,12 @@ from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 
 from base.clock import Clock, SystemClock
 from base.errors import ConfigError
+from base.log import log_event
 from base.ui.access import OPEN_PATH, AccessPolicy, is_loopback
 from base.ui.document import items
 from base.ui.metrics import METRICS_CONTENT_TYPE
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 WORKER_THREADS = 4
 CONNECTIONS_MAX = 16
@@ -51,6 +52,8 @@ SECURITY_HEADERS = {
 
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
+    "/verdicts.js": ("verdicts.js", "text/javascript; charset=utf-8"),
+    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/app.css": ("app.css", "text/css; charset=utf-8"),
 }
@@ -61,7 +64,8 @@ class UiServer:
     """The thread `ui-http` and its few workers.
 
     `status` returns the status document, `explain` the evaluations of one ticker (None: not watched),
-    `metrics` Prometheus text. They are called from any worker, several at a time.
+    `metrics` Prometheus text, `history` what the page draws. They are called from any
+    worker, several at a time.
     """
 
     def __init__(
@@ -73,12 +77,13 @@ class UiServer:
         explain: Callable[[str], list[dict[str, Any]] | None],
         metrics: Callable[[], bytes],
         *,
+        history: Callable[[], Mapping[str, Any]] = dict,
         clock: Clock | None = None,
     ) -> None:
         self._host = host
         self._port = port
         self._policy = AccessPolicy(host, token)
-        self._app = _build_app(self._policy, status, explain, metrics)
+        self._app = _build_app(self._policy, status, explain, metrics, history)
         self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -144,7 +149,7 @@ class UiServer:
                 wasyncore.loop(timeout=LOOP_PASS_S, use_poll=True, map=self._sockets, count=1)
                 self._close_old_connections(server)
         except Exception:  # safety net: the page may die, the daemon lives and its supervisor sees it
-            log.exception("the web page's server ended unexpectedly event=thread_died thread=ui-http")
+            log_event(logger, logging.ERROR, "page_server_ended", exc_info=True)
         finally:
             self._close(server)
 
@@ -161,7 +166,7 @@ class UiServer:
             self._wakeable = None
         server.task_dispatcher.shutdown(timeout=WORKERS_STOP_TIMEOUT_S)
         if server.task_dispatcher.threads:
-            log.warning("a request for the web page did not end in time event=ui_request_abandoned")
+            log_event(logger, logging.WARNING, "ui_request_abandoned", why="it did not end in time")
         # A worker that still hangs in a callback would, when it comes back, write to the wake-up pipe by
         # descriptor number; closed below, that number may by then be the journal's.
         server.pull_trigger = _do_not_wake
@@ -201,6 +206,7 @@ def _build_app(
     status: Callable[[], Mapping[str, Any]],
     explain: Callable[[str], list[dict[str, Any]] | None],
     metrics: Callable[[], bytes],
+    history: Callable[[], Mapping[str, Any]],
 ) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.debug = False  # FLASK_DEBUG in the environment must not show tracebacks to readers
@@ -227,7 +233,7 @@ def _build_app(
 
     @app.errorhandler(404)
     def answer_unknown_path(_error_: Exception) -> Response:
-        return _error(404, "No such path: / /healthz /metrics /api/status /api/explain/<ticker>")
+        return _error(404, "No such path: / /healthz /metrics /api/status /api/history /api/explain/<ticker>")
 
     @app.errorhandler(500)
     def answer_failure(_error_: Exception) -> Response:
@@ -251,6 +257,10 @@ def _build_app(
     @app.get("/api/status")
     def answer_status() -> Response:
         return _json(status())
+
+    @app.get("/api/history")
+    def answer_history() -> Response:
+        return _json(history())
 
     @app.get("/api/explain/<ticker>")
     def answer_explain(ticker: str) -> Response:

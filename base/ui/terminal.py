@@ -1,55 +1,71 @@
-"""The status document and the evaluations of a ticker as terminal tables."""
+"""The status document and the evaluations of a ticker as terminal text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import tzinfo
 from typing import Any, TextIO, TypeGuard
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from base.ui.document import awaits_settlement, items, section
+from base.ui.document import items, section
 from base.ui.document import rows as rows_of
-from base.ui.timeline import Tone, span_text, tell_timeline
+from base.ui.phrases import pause_text, plain, unprotected_text
+from base.ui.terminal_tables import (
+    ANY_WIDTH,
+    BAD,
+    GOOD,
+    QUIET,
+    WARN,
+    exits_listing,
+    flow,
+    is_on_purpose,
+    orders_listing,
+    positions_listing,
+    strategies_listing,
+    text,
+)
+from base.ui.timeline import Tone, clock_text, seconds_between, span_text, tell_timeline
 
-NOT_COUNTED = ("by_choice", "hedged")
-"""Reasons of positions that no rule leaves on purpose: shown, neither counted nor alarming."""
-GOOD, BAD, WARN, QUIET = "bold green", "bold red", "bold yellow", "dim"
-UNKNOWN = "–"
 PAPER = "paper"
 """`trading_mode` of a daemon whose orders are simulated."""
-PIPE_WIDTH = 180
-"""Columns when the output is no terminal: a file should keep whole rows."""
+PIPE_WIDTH = 140
+"""Columns of running text when the output is no terminal; rows of tables and reasons stay whole."""
 _TONES = {Tone.PLAIN: "", Tone.QUIET: QUIET, Tone.STATE: "bold", Tone.ALARM: BAD}
 
 
-def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool) -> None:
+def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool, width: int | None = None) -> None:
     """Print the status document, coverage first. A missing field is shown as unknown, never as good."""
-    console = _console(file, color)
+    console = _console(file, color, width)
+    text_width = console.width if file.isatty() or width else PIPE_WIDTH
     console.print(_coverage_line(document))
     for entry in rows_of(section(document, "coverage").get("unprotected")):
-        style = QUIET if _is_on_purpose(entry) else BAD
-        console.print(_text(f"  {_plain(entry.get('ticker'))}: {_words(entry.get('reason'))}", style))
-    health = section(document, "health")
-    if health.get("ok") is not True:
-        console.print(_text("NOT HEALTHY", BAD))
-        for reason in items(health.get("reasons")):
-            console.print(_text(f"  {_plain(reason)}", BAD))
+        style = QUIET if is_on_purpose(entry) else BAD
+        console.print(text(f"  {plain(entry.get('ticker'))}: {unprotected_text(entry.get('reason'))}", style))
+    for line in _health_lines(document):
+        console.print(line)
     console.print(_banner(document))
-    console.print(_feed_line(document))
-    console.print(_rest_line(document))
-    console.print(_pnl_line(document))
-    console.print(_threads_line(document))
-    positions = rows_of(document.get("positions"))
-    console.print(_positions_table(positions) if positions else _text("No positions listed."))
+    for parts in (
+        _feed_parts(document),
+        _journal_parts(document),
+        _threads_parts(document),
+        _strategy_parts(document),
+        _rest_parts(document),
+        _money_parts(document),
+        _alert_parts(document),
+        _pause_parts(document),
+    ):
+        for line in flow(parts, text_width) if parts else ():
+            console.print(line)
+    positions = positions_listing(document)
+    console.print(positions.fit(console) if positions.rows else text("No positions listed."))
     by_strategy = section(section(document, "pnl"), "by_strategy")
     if len(by_strategy) > 1:
-        console.print(_strategies_table(by_strategy))
-    exits = rows_of(document.get("exits"))
-    if exits:
-        console.print(_exits_table(exits))
+        console.print(strategies_listing(by_strategy).fit(console))
+    for listing in (orders_listing(document), exits_listing(document)):
+        if listing.rows:
+            console.print(listing.fit(console))
 
 
 def print_explain(
@@ -64,12 +80,12 @@ def print_explain(
     """Print the evaluations of one position's rules as a timeline, the newest last; `zone` None is local."""
     console = _console(file, color)
     if trading_mode == PAPER:
-        console.print(_text("PAPER: exits are simulated, no order leaves this machine", "bold reverse"))
+        console.print(text("PAPER: exits are simulated, no order leaves this machine", "bold reverse"))
     if not rows:
-        console.print(_text(f"No evaluations of {_plain(ticker)} yet.", WARN))
+        console.print(text(f"No evaluations of {plain(ticker)} yet.", WARN))
         return
     for line in tell_timeline(ticker, rows, zone):
-        console.print(_text(_plain(line.text, missing=""), _TONES[line.tone]))
+        console.print(text(plain(line.text, missing=""), _TONES[line.tone]))
 
 
 def _coverage_line(document: Mapping[str, Any]) -> Text:
@@ -77,189 +93,219 @@ def _coverage_line(document: Mapping[str, Any]) -> Text:
     open_count, protected = coverage.get("open"), coverage.get("protected")
     listed = coverage.get("unprotected")
     if not _is_count(open_count) or not _is_count(protected) or not isinstance(listed, list):
-        return _text("COVERAGE NOT KNOWN: count on no position being protected", BAD)
+        return text("COVERAGE NOT KNOWN: count on no position being protected", BAD)
     # Positions left unprotected by choice are listed, but neither counted nor alarming.
-    bare = [entry for entry in listed if not _is_on_purpose(entry)]
+    bare = [entry for entry in listed if not is_on_purpose(entry)]
     if protected < open_count or bare:
         count = max(open_count - protected, len(bare))
-        return _text(f"COVERAGE: {count} of {open_count} open positions NOT PROTECTED", BAD)
+        return text(f"COVERAGE: {count} of {open_count} open positions NOT PROTECTED", BAD)
     if protected > open_count:
-        return _text("COVERAGE NOT KNOWN: more protected than open positions are reported", BAD)
+        return text("COVERAGE NOT KNOWN: more protected than open positions are reported", BAD)
     if open_count == 0:
-        return _text("COVERAGE: no open positions", "bold")
+        return text("COVERAGE: no open positions", "bold")
     style = GOOD if section(document, "health").get("ok") is True else WARN
     how = " on PAPER: their exits are simulated" if document.get("trading_mode") == PAPER else ""
-    return _text(f"COVERAGE: all {open_count} open positions protected{how}", style)
-
-
-def _is_on_purpose(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and entry.get("reason") in NOT_COUNTED
+    return text(f"COVERAGE: all {open_count} open positions protected{how}", style)
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+def _health_lines(document: Mapping[str, Any]) -> Iterator[Text]:
+    health = section(document, "health")
+    if health.get("ok") is True:
+        return
+    yield text("NOT HEALTHY", BAD)
+    listed = rows_of(section(document, "coverage").get("unprotected"))
+    told = {f"{entry.get('ticker')} unprotected: {entry.get('reason')}" for entry in listed}
+    for reason in items(health.get("reasons")):
+        if reason not in told:  # it is above, in words
+            yield text(f"  {plain(reason)}", BAD)
+
+
 def _banner(document: Mapping[str, Any]) -> Text:
-    env = _plain(document.get("env")).upper()
-    mode = _plain(document.get("trading_mode")).upper()
-    state, why = _plain(document.get("trading_state")), document.get("trading_state_why")
+    env = plain(document.get("env")).upper()
+    mode = plain(document.get("trading_mode")).upper()
+    state, why = plain(document.get("trading_state")), document.get("trading_state_why")
     name = env if env == "SANDBOX" else f"{mode} {env}"
     return Text.assemble(
-        _text(f" {name} ", "bold reverse"),
-        _text("  state "),
-        _text(state, {"active": GOOD, "reducing": WARN}.get(state, BAD)),
-        _text(f" ({_plain(why)})" if why and state != "active" else ""),
-        _text(f"  up {span_text(document.get('uptime_s'))}  version {_plain(document.get('version'))}"),
+        text(f" {name} ", "bold reverse"),
+        text("  state "),
+        text(state, {"active": GOOD, "reducing": WARN}.get(state, BAD)),
+        text(f" ({plain(why)})" if why and state != "active" else ""),
+        text(f"  up {span_text(document.get('uptime_s'))}  version {plain(document.get('version'))}"),
     )
 
 
-def _feed_line(document: Mapping[str, Any]) -> Text:
+def _feed_parts(document: Mapping[str, Any]) -> list[Text]:
     feed = section(document, "feed")
-    state = _plain(feed.get("state"))
-    return Text.assemble(
-        _text("feed "),
-        _text(state, GOOD if state == "live" else BAD),
-        _text(
-            f" for {span_text(feed.get('connected_for_s'))}, "
-            f"last frame {span_text(feed.get('last_frame_age_s'))} ago, "
-            f"{_plain(feed.get('markets_confirmed'))} of {_plain(feed.get('markets_required'))} "
-            f"markets confirmed, reconnects {_plain(feed.get('reconnects'))}, "
-            f"messages {_plain(feed.get('messages'))}"
+    is_live = feed.get("state") == "live"
+    confirmed, required = feed.get("markets_confirmed"), feed.get("markets_required")
+    parts = [
+        Text.assemble(
+            "feed ",
+            (plain(feed.get("state")), GOOD if is_live else BAD),
+            f" for {span_text(feed.get('connected_for_s'))}",
         ),
-    )
+        text(f"last frame {span_text(feed.get('last_frame_age_s'))} ago"),
+        text(
+            f"{plain(confirmed)} of {plain(required)} markets confirmed",
+            "" if confirmed == required else WARN,
+        ),
+        text(f"reconnects {plain(feed.get('reconnects'))}"),
+        text(f"messages {plain(feed.get('messages'))}"),
+    ]
+    if feed.get("malformed"):
+        parts.append(text(f"malformed {plain(feed.get('malformed'))}", WARN))
+    if feed.get("last_error") and not is_live:
+        parts.append(text(f"last error: {plain(feed.get('last_error'))}", BAD))
+    return parts
 
 
-def _rest_line(document: Mapping[str, Any]) -> Text:
-    rest = section(document, "rest")
-    return _text(
-        f"REST in the last 60 s: reads {_plain(rest.get('reads_last_60s'))} "
-        f"(for prices {_plain(rest.get('price_reads_last_60s'))}), "
-        f"writes {_plain(rest.get('writes_last_60s'))}, "
-        f"rate limited {_plain(rest.get('rate_limited_last_60s'))}"
-    )
+def _journal_parts(document: Mapping[str, Any]) -> list[Text]:
+    """Nothing while all is well: it is either in order or the first thing to mend."""
+    journal = section(document, "journal")
+    if journal.get("ok") is True:
+        return []
+    if journal.get("ok") is not False:
+        return [text(f"journal {plain(None)}", QUIET)]
+    return [
+        text("JOURNAL TAKES NOTHING", BAD),
+        text(plain(journal.get("why")), BAD),
+        text(f"{plain(journal.get('waiting'))} records wait", BAD),
+        text("exits go out from memory", BAD),
+        text("nothing is opened", BAD),
+    ]
 
 
-def _pnl_line(document: Mapping[str, Any]) -> Text:
-    pnl = section(document, "pnl")
-    return _text(
-        f"P&L in dollars: {_plain(pnl.get('realized_today'))} realized today, "
-        f"{_plain(pnl.get('unrealized'))} unrealized, {_plain(pnl.get('fees_today'))} fees today"
-    )
-
-
-def _threads_line(document: Mapping[str, Any]) -> Text:
-    line = _text("threads")
+def _threads_parts(document: Mapping[str, Any]) -> list[Text]:
+    # The age of a pass alone says nothing: one thread passes twenty times a second, another once an hour.
+    bad, good = [], 0
     for name, thread in section(document, "threads").items():
         facts = thread if isinstance(thread, Mapping) else {}
-        problem = "DEAD" if facts.get("alive") is False else "LATE " if facts.get("on_time") is False else ""
-        passed = "" if problem == "DEAD" else span_text(facts.get("last_pass_age_s"))
-        line.append_text(_text(f"  {_plain(name)} "))
-        line.append_text(_text(problem + passed, BAD if problem else ""))
-    return line
+        if facts.get("alive") is False:
+            bad.append(text(f"{plain(name)} DEAD", BAD))
+        elif facts.get("on_time") is True:
+            good += 1
+        elif facts.get("on_time") is False:
+            age = facts.get("last_pass_age_s")
+            since = "has not passed yet" if age is None else f"last pass {span_text(age)} ago"
+            bad.append(text(f"{plain(name)} LATE ({since})", BAD))
+        else:
+            bad.append(text(f"{plain(name)} {plain(None)}", WARN))
+    if not bad and not good:
+        return [text(f"threads {plain(None)}", WARN)]
+    return [*bad, text(f"{good} {'other ' if bad else ''}thread{'s' * (good != 1)} on time")]
 
 
-def _positions_table(positions: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Positions", "Market", "Side")
-    for heading in ("Count", "Entry", "Exit value", "Age", "Stop", "Take-profit", "P&L"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for heading in ("Source", "Protection"):
-        table.add_column(heading, overflow="fold")
-    for row in positions:
-        table.add_row(
-            _text(_plain(row.get("ticker"))),
-            _text(_plain(row.get("outcome_side"))),
-            _text(_plain(row.get("count"))),
-            _text(_plain(row.get("entry_price"))),
-            _text(_plain(row.get("exit_value"))),
-            _text(span_text(row.get("price_age_s"))),
-            _text(_plain(row.get("stop_price"))),
-            _text(_plain(row.get("take_profit_price"))),
-            _text(_plain(row.get("unrealized_pnl"))),
-            _source(row),
-            _protection(row),
+def _strategy_parts(document: Mapping[str, Any]) -> list[Text]:
+    strategy = section(document, "strategy")
+    parts = [
+        text(f"strategy {plain(strategy.get('name'))}"),
+        text(f"passes {plain(strategy.get('passes'))}"),
+        text(f"intents {plain(strategy.get('intents'))}"),
+    ]
+    if strategy.get("failing"):
+        times = plain(strategy.get("failed_in_a_row"))
+        parts.insert(1, text(f"FAILING {times} in a row: {plain(strategy.get('last_error'))}", BAD))
+    elif strategy.get("errors"):
+        parts.append(
+            text(f"errors {plain(strategy.get('errors'))} (last: {plain(strategy.get('last_error'))})", WARN)
         )
-    return table
+    if strategy.get("refused"):
+        last = plain(strategy.get("last_refused"))
+        parts.append(text(f"refused {plain(strategy.get('refused'))} (last: {last})", WARN))
+    else:
+        parts.append(text(f"refused {plain(strategy.get('refused'))}"))
+    if strategy.get("running_s") is not None:
+        parts.append(text(f"in a call for {span_text(strategy.get('running_s'))}"))
+    return parts
 
 
-def _source(row: Mapping[str, Any]) -> Text:
-    source, market_status = _plain(row.get("price_source")), row.get("market_status")
-    if market_status == "active":
-        return _text(source)
-    return _text(f"{source}, market {_plain(market_status)}", WARN)
+def _rest_parts(document: Mapping[str, Any]) -> list[Text]:
+    rest = section(document, "rest")
+    limited = rest.get("rate_limited_last_60s")
+    return [
+        text(
+            f"REST in the last 60 s: reads {plain(rest.get('reads_last_60s'))} "
+            f"(for prices {plain(rest.get('price_reads_last_60s'))})"
+        ),
+        text(f"writes {plain(rest.get('writes_last_60s'))}"),
+        text(f"rate limited {plain(limited)}", WARN if limited else ""),
+    ]
 
 
-def _protection(row: Mapping[str, Any]) -> Text:
-    if row.get("protected") is True:
-        return _text("protected", GOOD)
-    if _is_on_purpose(row):
-        return _text(f"none, {_words(row.get('reason'))}", QUIET)
-    if awaits_settlement(row):
-        return _text("awaits settlement", QUIET)
-    return _text(f"NOT PROTECTED: {_words(row.get('reason'))}", BAD)
+def _money_parts(document: Mapping[str, Any]) -> list[Text]:
+    pnl = section(document, "pnl")
+    parts = [
+        text(f"P&L in dollars: {plain(pnl.get('realized_today'))} realized today"),
+        text(f"{plain(pnl.get('unrealized'))} unrealized"),
+        text(f"{plain(pnl.get('fees_today'))} fees today"),
+    ]
+    unpriced = pnl.get("positions_without_price")
+    if unpriced:
+        parts.insert(2, text(f"without {plain(unpriced)} that have no price", WARN))
+    return parts
 
 
-def _strategies_table(by_strategy: Mapping[str, Any]) -> Table:
-    table = _table("P&L in dollars", "Strategy")
-    for heading in ("Realized today", "Unrealized", "Fees today"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for name in sorted(by_strategy):
-        row = section(by_strategy, name)
-        table.add_row(
-            _text(_plain(name, missing="(opened elsewhere)")),
-            *(_text(_plain(row.get(field))) for field in ("realized_today", "unrealized", "fees_today")),
+def _alert_parts(document: Mapping[str, Any]) -> list[Text]:
+    alerts, dead_man = section(document, "alerts"), section(document, "dead_man")
+    parts = []
+    if alerts.get("on") is True:
+        channels = rows_of(alerts.get("channels"))
+        parts.append(text(f"alerts on, {len(channels)} channel{'s' * (len(channels) != 1)}"))
+        parts += [_channel_text(channel) for channel in channels]
+    else:
+        parts.append(
+            text("alerts off (ALERT_URLS)" if alerts.get("on") is False else f"alerts {plain(None)}")
         )
-    return table
+    if dead_man.get("on") is not True:
+        off = "dead man's switch off (DEADMAN_URL)"
+        parts.append(text(off if dead_man.get("on") is False else f"dead man's switch {plain(None)}"))
+    elif dead_man.get("last_error"):
+        parts.append(text(f"DEAD MAN'S SWITCH FAILING: {plain(dead_man.get('last_error'))}", BAD))
+    elif dead_man.get("last_call_age_s") is None:
+        parts.append(text("dead man's switch not called yet", WARN))
+    else:
+        parts.append(text(f"dead man's switch called {span_text(dead_man.get('last_call_age_s'))} ago"))
+    return parts
 
 
-def _exits_table(exits: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("Exits", "Market", "Reason", "State")
-    for heading in ("Trigger", "Filled", "Average", "Fees", "Attempts"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for row in exits:
-        state = _plain(row.get("state"))
-        why = f": {_words(row['why'])}" if row.get("why") and state != "closed" else ""
-        table.add_row(
-            _text(_plain(row.get("ticker"))),
-            _text(_words(row.get("reason"))),
-            _text(state + why, {"closed": "", "unknown": BAD, "blocked": BAD}.get(state, WARN)),
-            *(
-                _text(_plain(row.get(field)))
-                for field in ("trigger_price", "filled", "average_price", "fees", "attempts")
-            ),
-        )
-    return table
+def _channel_text(channel: Mapping[str, Any]) -> Text:
+    said = f"{plain(channel.get('name'))}: {plain(channel.get('sent'))} sent"
+    troubles = [
+        f"{plain(channel.get(field))} {field}"
+        for field in ("failed", "dropped", "waiting")
+        if channel.get(field)
+    ]
+    if channel.get("hanging"):
+        troubles.insert(0, "HANGING")
+    if not troubles:
+        return text(said)
+    error = f" (last error: {plain(channel.get('last_error'))})" if channel.get("last_error") else ""
+    return text(" ".join((said, *troubles)) + error, BAD if channel.get("hanging") else WARN)
 
 
-def _console(file: TextIO, color: bool) -> Console:
-    # Everything printed is a Text: rich reads markup and emoji codes only in plain strings.
+def _pause_parts(document: Mapping[str, Any]) -> list[Text]:
+    pause = section(document, "next_pause")
+    if not pause:
+        return []
+    starts, ends, now = pause.get("starts_at"), pause.get("ends_at"), document.get("at")
+    begins_in, why = seconds_between(now, starts), pause_text(pause.get("why"))
+    if begins_in is not None and begins_in <= 0:
+        left = span_text(seconds_between(now, ends))
+        return [text(f"THE EXCHANGE IS PAUSED for another {left} ({why})", WARN), text("nothing can be sold")]
+    when = f"{clock_text(starts)} to {clock_text(ends)} UTC"
+    soon = WARN if begins_in is not None and begins_in < 3600 else ""
+    return [text(f"next pause of the exchange in {span_text(begins_in)} ({why})", soon), text(when)]
+
+
+def _console(file: TextIO, color: bool, width: int | None = None) -> Console:
     return Console(
         file=file,
         force_terminal=color,
         no_color=not color,
         color_system="standard" if color else None,
-        width=None if file.isatty() else PIPE_WIDTH,
+        width=width or (None if file.isatty() else ANY_WIDTH),
     )
-
-
-def _table(title: str, *headings: str) -> Table:
-    # On a narrow terminal cells fold: a price cut short would be another price.
-    table = Table(title=_text(title, "bold"), title_justify="left", box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
-def _text(text: str, style: str = "") -> Text:
-    return Text(text, style=style)
-
-
-def _plain(value: Any, missing: str = UNKNOWN) -> str:
-    # What is not printable is shown as a mark: a terminal would obey escape sequences in foreign text.
-    if value is None or value == "":
-        return missing
-    return "".join(char if char.isprintable() else "�" for char in str(value))
-
-
-def _words(value: Any) -> str:
-    return _plain(value).replace("_", " ")

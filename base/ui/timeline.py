@@ -179,6 +179,26 @@ def span_text(seconds: Any) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
+def seconds_between(start: object, end: object) -> float | None:
+    """Seconds from one ISO time to another, None where either is none."""
+    first, second = _iso_moment(start), _iso_moment(end)
+    return None if first is None or second is None else (second - first).total_seconds()
+
+
+def clock_text(at: object) -> str:
+    """An ISO time as month, day, hour and minute."""
+    moment = _iso_moment(at)
+    return UNKNOWN if moment is None else moment.strftime("%b %d %H:%M")
+
+
+def _iso_moment(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return None if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def _moment(at: Any, zone: tzinfo | None, form: str) -> str:
     if not _is_number(at):
         return UNKNOWN

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +21,15 @@ import pytest
 
 from base.app.cli import EntryPoints, main
 from base.app.config import Config
+from base.app.progress import ProgressBar
+from base.app.status_client import NoAnswerError
+from base.app.status_watch import Screen, watch_status
 from base.clock import Clock, SystemClock
 from base.errors import AlreadyRunningError, ConfigError, InvariantError, TransientError
+from base.sandbox.cli import TapeProgress
+from base.sandbox.exchange import Exchange
+from base.sandbox.tape import TapePlayer, open_tape
+from tests.fakes.clock import FakeClock
 
 PROJECT = Path(__file__).parents[2]
 TOKEN = "a-long-and-secret-token"
@@ -297,6 +307,106 @@ class TestStatus:
             free = port
         assert run("status", directory=tmp_path, environ={"UI_PORT": str(free)}) == 5
         assert "UI_PORT" in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class TestWatch:
+    def watch(self, *answers: Any) -> list[str]:
+        left, shown = list(answers), []
+
+        def read() -> dict[str, Any]:
+            answer = left.pop(0)
+            if isinstance(answer, BaseException):
+                raise answer
+            return {"is": answer}
+
+        watch_status(read, lambda document: shown.append(document["is"]), shown.append, FakeClock())
+        assert not left
+        return shown
+
+    def test_it_survives_a_restart_of_the_daemon_and_shows_nothing_old_meanwhile(self) -> None:
+        gone = NoAnswerError("gone")
+        first, out, out_again, back = self.watch("first", gone, gone, "back", KeyboardInterrupt())
+        assert (first, back) == ("first", "back")
+        assert out == out_again, "the time is that of the first answer that was missed"
+        assert out.startswith("no answer since ")
+
+    def test_it_says_at_once_that_there_is_no_daemon_at_all(self) -> None:
+        with pytest.raises(NoAnswerError):
+            self.watch(NoAnswerError("gone"))
+
+    def test_ctrl_c_in_the_middle_of_a_read_is_an_end_as_asked(self) -> None:
+        assert self.watch("first", KeyboardInterrupt()) == ["first"]
+
+    def test_the_most_important_stays_on_the_screen(self) -> None:
+        out = Terminal()
+        many = [DOCUMENT["positions"][0] | {"ticker": f"KX-{n}"} for n in range(60)]
+        Screen(out, color=False).show(DOCUMENT | {"positions": many})
+        lines = out.getvalue().splitlines()
+        assert len(lines) == 24, "one for the cursor"
+        assert lines[0].startswith("\x1b[HCOVERAGE")
+        assert "more lines" in lines[-2]
+
+    def test_an_outage_replaces_the_last_status_and_commands_no_terminal(self) -> None:
+        out = Terminal()
+        Screen(out, color=False).show_outage("bad \x1b]0;owned\x07 " + "x" * 200)
+        text = out.getvalue()
+        assert text.startswith("\x1b[HCOVERAGE NOT KNOWN")
+        assert text.endswith("\x1b[J")
+        assert "\x1b]" not in text
+        assert "\x07" not in text
+
+
+class TestProgress:
+    def test_a_terminal_sees_how_far_it_is_and_gets_its_cursor_back(self) -> None:
+        out = Terminal()
+        with ProgressBar("positions flat", 7, out) as bar:
+            bar.show(3)
+            with bar.aside():
+                assert out.getvalue().endswith("\x1b[2K"), "the line is free for something else"
+        assert "3/7" in out.getvalue()
+        assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l")
+
+    def test_a_pipe_gets_nothing(self) -> None:
+        out = io.StringIO()
+        with ProgressBar("positions flat", 7, out) as bar:
+            bar.show(3)
+            with bar.aside():
+                bar.show(4)
+        assert out.getvalue() == ""
+
+    @pytest.mark.parametrize("is_seen", [True, False], ids=["terminal", "pipe"])
+    def test_a_tape_shows_its_own_time(self, is_seen: bool, tmp_path: Path) -> None:
+        path, start = tmp_path / "tape.jsonl", 1_790_000_000.0
+        rows = [
+            {
+                "type": "_bbo",
+                "recv_ts": 1_778_478_000 + second,
+                "market_ticker": TICKER,
+                "best_yes_bid": 40,
+                "implied_yes_ask": 42,
+            }
+            for second in range(0, 50, 10)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        out = Terminal() if is_seen else io.StringIO()
+        progress = TapeProgress(out)
+        exchange = Exchange(balance=Decimal(1000), rng=random.Random(1), sink=lambda happening: None)
+        tape = open_tape(path)
+        player = TapePlayer(exchange, tape, start=start, side=None)
+        progress.follow(player, tape, start)
+        for second in (0, 20, 21, 40):
+            player.step(start + second)
+            progress.step(start + second)
+        text = out.getvalue()
+        assert ("tape at 2026-05-11 05:40:10 UTC" in text) is is_seen
+        assert ("50%" in text) is is_seen
+        assert ("tape played" in text) is is_seen
+        assert ("\x1b[?25h" in text) is is_seen, "the cursor is back"
 
 
 class TestExplain:

@@ -165,6 +165,10 @@ class Daemon:
             never.wait(POLL_S)
         return self._clock.monotonic() - started
 
+    @property
+    def page_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/"
+
     def status(self) -> dict[str, Any]:
         """`/api/status`, empty while nobody answers."""
         return self._get("/api/status")[1]

@@ -56,6 +56,7 @@ def test_the_days_loss_survives_a_kill(server: SandboxServer, tmp_path: Path) ->
         daemon.wait_for("exit_closed", ticker=T)
         fees = fees_by_the_exchange(server)
         daemon.until(lambda: booked(daemon) == (Decimal(-2), fees), "everything is booked")
+        daemon.until(lambda: daemon.status()["journal"]["waiting"] == 0, "it is on disk")
         daemon.kill()
         daemon.restart()
         daemon.until(lambda: daemon.is_covered(1), "1 left, protected")

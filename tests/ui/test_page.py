@@ -18,6 +18,7 @@ from base.ui.server import UiServer
 from tests.ui.documents import EVALUATIONS, broken_documents, covered_status, example_status
 
 APP_JS = Path(base.ui.__file__).parent / "app.js"
+SCRIPTS = [APP_JS.with_name(name) for name in ("verdicts.js", "charts.js", "app.js")]
 PAGE = APP_JS.with_name("page.html")
 NODE = shutil.which("node")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -28,13 +29,16 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="chromium is not inst
 RUNNER = """
 const vm = require("vm"), fs = require("fs");
 const context = vm.createContext({});
-vm.runInContext(fs.readFileSync(process.argv[1], "utf8"), context);
+for (const file of process.argv.slice(1)) vm.runInContext(fs.readFileSync(file, "utf8"), context);
 vm.runInContext(`function everythingShown(status) {
   const live = {receivedMs: 0, changedMs: 0, error: ""};
   const cells = (columns, rows) => rows.map((row) => columns.map((column) => column.cell(row).text));
   return [coverageVerdict(status, live), modeBadge(status), stateBadge(status), feedBadge(status),
     pnlFacts(status), feedFacts(status), restFacts(status), threadFacts(status),
-    cells(POSITION_COLUMNS, sortedPositions(status)), cells(EXIT_COLUMNS, rowsOf(status.exits)),
+    cells(POSITION_COLUMNS, sortedPositions(status)), cells(EXIT_COLUMNS, sortedExits(status)),
+    cells(ORDER_COLUMNS, rowsOf(status.orders)), strategyFacts(status), alertFacts(status),
+    recordFacts(status), rowsOf(status.positions).map((row) => stopDistance(row).text + ruleText(row)),
+    rowsOf(status.exits).map(exitSteps),
     cells(EXPLAIN_COLUMNS, rowsOf(status.exits))];
 }`, context);
 require("readline").createInterface({input: process.stdin}).on("line", (line) => {
@@ -54,7 +58,7 @@ def run_js() -> Iterator[RunJs]:
     if NODE is None:
         pytest.skip("node is not installed")
     with subprocess.Popen(
-        [NODE, "-e", RUNNER, str(APP_JS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [NODE, "-e", RUNNER, *map(str, SCRIPTS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as node:
         assert node.stdin is not None
         assert node.stdout is not None
@@ -69,8 +73,48 @@ def run_js() -> Iterator[RunJs]:
         assert node.wait(timeout=10) == 0
 
 
+def all_scripts() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in SCRIPTS)
+
+
 def covered(**changes: Any) -> dict[str, Any]:
     return covered_status() | changes
+
+
+def full_status() -> dict[str, Any]:
+    """With all that the daemon tells beside the least that it promises."""
+    status = covered_status()
+    status["positions"][0]["rule"] = "stop 0.39 (25 % under entry 0.52)"
+    status["exits"][0] |= {
+        "why": "filled", "timeline": {"triggered": 100.0, "sent": 100.04, "filled": 100.09, "closed": 100.09}
+    }  # fmt: skip
+    money = {"realized_today": "-1.50", "unrealized": "0.20"}
+    status["pnl"]["by_strategy"] = {"": {"realized_today": "0.00", "unrealized": None}, "guard": money}
+    status["rest"]["budget"] = {"read": {"tokens": 180.0, "capacity": 200.0}}
+    order = {
+        "ticker": "KX-A", "outcome_side": "yes", "count": "5.00", "filled": "0.00", "price": "0.4000",
+        "state": "resting", "strategy": "guard", "why": "",
+        "placed_at": "2026-11-22T15:00:00Z", "expires_at": None,
+    }  # fmt: skip
+    return status | {
+        "orders": [order],
+        "strategy": {"name": "guard", "passes": 3, "failing": False, "failed_in_a_row": 0, "last_error": ""},
+        "alerts": {"on": True, "channels": [{"name": "ntfy", "sent": 2, "hanging": False, "last_error": ""}]},
+        "dead_man": {"on": True, "last_call_age_s": 3.0, "last_error": ""},
+        "journal": {"ok": True, "why": ""},
+        "next_pause": {
+            "starts_at": "2026-11-26T08:00:00Z",
+            "ends_at": "2026-11-26T10:00:00Z",
+            "why": "schedule",
+        },
+        "key": {"attestation_ends_at": "2026-12-22T15:00:00Z"},
+    }
+
+
+FAILING = {"name": "guard", "failing": True, "failed_in_a_row": 3}
+HANGING = {"name": "guard", "failing": False, "running_s": 61}
+MUTE = {"name": "mail", "last_error": "refused"}
+SPENT = {"write": {"tokens": 5.2, "capacity": 100}}
 
 
 def coverage(open_count: Any, protected: Any, unprotected: Any) -> dict[str, Any]:
@@ -191,7 +235,7 @@ def test_a_lost_connection_says_how_old_the_data_are_and_what_they_said(run_js: 
 
 
 def test_any_field_missing_or_odd_is_shown_as_unknown_and_never_as_good(run_js: RunJs) -> None:
-    for base_status in (example_status(), covered_status()):
+    for base_status in (example_status(), covered_status(), full_status()):
         names, documents = zip(*broken_documents(base_status), strict=True)
         results = run_js(*(["everythingShown", document] for document in documents))
         for name, result in zip(names, results, strict=True):
@@ -206,6 +250,7 @@ def test_any_field_missing_or_odd_is_shown_as_unknown_and_never_as_good(run_js: 
     [
         ({"env": "sandbox", "trading_mode": "live"}, "SANDBOX"),
         ({"env": "prod", "trading_mode": "paper"}, "PAPER · PROD"),
+        ({"env": "sandbox", "trading_mode": "paper"}, "PAPER · SANDBOX"),
         ({"env": "demo", "trading_mode": "paper"}, "PAPER · DEMO"),
         ({"env": "prod", "trading_mode": "live"}, "LIVE · PROD"),
         ({"env": "prod"}, "MODE NOT KNOWN"),
@@ -233,6 +278,161 @@ def test_a_positions_protection_in_words(
 ) -> None:
     cell = run_js(["protectionCell", row])[0]
     assert (cell["text"], cell.get("alarm", False)) == (text, is_alarm)
+
+
+@pytest.mark.parametrize(
+    ("value", "stop", "text", "share", "level"),
+    [
+        pytest.param("0.6000", "0.4500", "15 ¢ · 25 %", 0.833, "good", id="far above"),
+        pytest.param("0.9000", "0.3000", "60 ¢ · 67 %", 1, "good", id="no bar is longer than full"),
+        pytest.param("0.5000", "0.4550", "4.5 ¢ · 9 %", 0.3, "warn", id="coming near"),
+        pytest.param("0.4600", "0.4500", "1 ¢ · 2 %", 0.072, "bad", id="near"),
+        pytest.param("0.4500", "0.4500", "AT THE STOP", 0, "bad", id="at it"),
+        pytest.param("0.3000", "0.4500", "AT THE STOP", 0, "bad", id="through it"),
+        pytest.param(None, "0.4500", "not known", None, "none", id="no price"),
+        pytest.param("0.4500", None, "no stop", None, "none", id="no stop"),
+        pytest.param("x", "0.4500", "not known", None, "none", id="no number"),
+        pytest.param(0.6, 0.45, "no stop", None, "none", id="prices are text"),
+    ],
+)
+def test_the_distance_to_the_stop(
+    run_js: RunJs, value: Any, stop: Any, text: str, share: float | None, level: str
+) -> None:
+    bar = run_js(["stopDistance", {"exit_value": value, "stop_price": stop}])[0]
+    assert (bar["text"], bar["level"]) == (text, level)
+    assert bar["share"] == (None if share is None else pytest.approx(share, abs=0.01))
+
+
+def test_a_sparkline_has_a_line_for_the_price_and_one_for_the_stop(run_js: RunJs) -> None:
+    points = [[600, "0.60", "0.45"], [595, "0.50", "0.45"], [300, "0.40", "0.45"]]
+    line = run_js(["sparkline", points, 600, 5, 120, 30])[0]
+    assert line["value"].startswith("M0 3L1 ")
+    assert line["value"].count("M") == 2, "minutes without a point are a gap, not a line"
+    assert line["stop"].count("M") == 2
+    assert (line["dot"], line["level"]) == ({"x": 60, "y": 27}, "bad")
+
+
+@pytest.mark.parametrize(
+    "points",
+    [None, [], "x", [[5, None, "0.45"]], [[5, "x", None]], [[None, "0.6", "0.45"]], [[700, "0.6", "0.45"]]],
+)
+def test_what_cannot_be_drawn_is_no_line(run_js: RunJs, points: Any) -> None:
+    assert run_js(["sparkline", points, 600, 5, 120, 30]) == [None]
+
+
+def test_a_moment_without_a_price_breaks_the_line(run_js: RunJs) -> None:
+    points = [[15, "0.60", "0.45"], [10, None, "0.45"], [5, "0.60", None]]
+    line = run_js(["sparkline", points, 600, 5, 120, 30])[0]
+    assert (line["value"].count("M"), line["stop"].count("M"), line["level"]) == (2, 1, "good")
+
+
+def test_the_curve_of_the_day_adds_what_is_realized_and_what_is_not(run_js: RunJs) -> None:
+    history = {
+        "pnl": {"step_s": 60, "points": [[120, "0.00", "1.00"], [60, "-2.00", "0.50"], [0, "-2.00", "x"]]}
+    }
+    curve = run_js(["dayCurve", history, 600, 100])[0]
+    assert (curve["high"], curve["low"], curve["last"], curve["sinceS"]) == (1, -1.5, -1.5, 120)
+    assert curve["path"].startswith("M0 3L300 97")
+    assert 3 < curve["zero"] < 97
+    assert run_js(["dayCurve", None, 600, 100], ["dayCurve", {"pnl": []}, 600, 100]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "texts", "last_level"),
+    [
+        pytest.param(
+            {}, ["sent +40 ms", "filled 10.00 at $0.38 +90 ms", "closed +90 ms"], "end", id="filled at once"
+        ),
+        pytest.param(
+            {"state": "triggered", "filled": "0.00", "timeline": {"triggered": 100.0}},
+            ["triggered …"],
+            "now",
+            id="just begun",
+        ),
+        pytest.param(
+            {"state": "blocked", "why": "market_paused", "filled": "0.00"},
+            ["sent +40 ms", "BLOCKED: market paused"],
+            "bad",
+            id="blocked",
+        ),
+        pytest.param(
+            {"state": "unknown", "filled": "0.00"},
+            ["sent +40 ms", "ANSWER LOST: being looked up"],
+            "bad",
+            id="answer lost",
+        ),
+        pytest.param(
+            {"why": "market_closed", "filled": "0.00"},
+            ["sent +40 ms", "closed: market closed +90 ms"],
+            "warn",
+            id="ended without selling",
+        ),
+        pytest.param(
+            {"timeline": {"triggered": 100.0, "sent": 99.0, "closed": None}},
+            ["sent +–", "filled 10.00 at $0.38", "closed"],
+            "end",
+            id="a clock that was set back",
+        ),
+    ],
+)
+def test_an_exit_is_told_as_what_happened_when(
+    run_js: RunJs, changes: dict[str, Any], texts: list[str], last_level: str
+) -> None:
+    row = {
+        "state": "closed", "why": "filled", "filled": "10.00", "average_price": "0.3800",
+        "trigger_price": "0.39",
+        "timeline": {"triggered": 100.0, "sent": 100.04, "filled": 100.09, "closed": 100.09},
+    }  # fmt: skip
+    steps = run_js(["exitSteps", row | changes])[0]
+    assert steps[0]["text"].endswith(" at $0.39")
+    assert [step["text"] for step in steps[1:]] == texts
+    assert steps[-1]["level"] == last_level
+
+
+def test_exits_that_go_on_come_first_and_then_the_newest(run_js: RunJs) -> None:
+    exits = [{"state": s, "ticker": t} for s, t in (("blocked", "A"), ("closed", "B"), ("closed", "C"))]
+    assert [row["ticker"] for row in run_js(["sortedExits", {"exits": exits}])[0]] == ["A", "C", "B"]
+
+
+def test_money_is_told_by_strategy_when_there_are_several(run_js: RunJs) -> None:
+    pnl = full_status()["pnl"]
+    facts, alone = run_js(
+        ["pnlFacts", {"pnl": pnl}], ["pnlFacts", {"pnl": pnl | {"by_strategy": {"guard": {}}}}]
+    )
+    assert [fact[:2] for fact in facts[3:]] == [
+        ["by hand", "$0.00 / –"],
+        ["guard", "−$1.50 / $0.20"],
+    ]
+    assert len(alone) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "fact"),
+    [
+        ("strategyFacts", {}, ["State", "works", ""]),
+        ("strategyFacts", {"strategy": FAILING}, ["State", "FAILING ×3", "bad-text"]),
+        ("strategyFacts", {"strategy": HANGING}, ["State", "RUNNING for 61 s", "bad-text"]),
+        ("alertFacts", {}, ["ntfy", "2 sent", ""]),
+        ("alertFacts", {"alerts": {"on": False}}, ["Alerts", "OFF: nobody is told", "warn-text"]),
+        ("alertFacts", {"alerts": {"channels": [MUTE]}}, ["mail", "refused", "bad-text"]),
+        (
+            "alertFacts",
+            {"dead_man": {"on": True, "last_error": "500"}},
+            ["Dead man's switch", "500", "bad-text"],
+        ),
+        (
+            "recordFacts",
+            {"journal": {"ok": False, "why": "full"}},
+            ["Record on disk", "FAILING: full", "bad-text"],
+        ),
+        ("restFacts", {"rest": {"budget": SPENT}}, ["Budget, write", "5 of 100", "bad-text"]),
+        ("feedFacts", {"feed": {"last_error": "refused"}}, ["Last error", "refused", "warn-text"]),
+    ],
+)
+def test_what_goes_wrong_is_said_in_its_tile(
+    run_js: RunJs, name: str, changes: dict[str, Any], fact: list[str]
+) -> None:
+    assert fact in run_js([name, full_status() | changes])[0]
 
 
 def test_positions_in_danger_come_first(run_js: RunJs) -> None:
@@ -269,7 +469,7 @@ def test_numbers_in_words(run_js: RunJs) -> None:
 
 
 def test_nothing_is_inline_and_text_is_never_markup() -> None:
-    page, script = PAGE.read_text(encoding="utf-8"), APP_JS.read_text(encoding="utf-8")
+    page, script = PAGE.read_text(encoding="utf-8"), all_scripts()
     assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son\w+=|javascript:", page)
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", script
@@ -277,7 +477,7 @@ def test_nothing_is_inline_and_text_is_never_markup() -> None:
 
 
 def test_every_element_that_the_script_asks_for_is_on_the_page() -> None:
-    page, script = PAGE.read_text(encoding="utf-8"), APP_JS.read_text(encoding="utf-8")
+    page, script = PAGE.read_text(encoding="utf-8"), all_scripts()
     asked = set(re.findall(r'(?:byId|show\w+)\("([\w-]+)"', script))
     assert len(asked) > 15
     assert asked <= set(re.findall(r'id="([\w-]+)"', page))

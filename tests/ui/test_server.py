@@ -23,8 +23,12 @@ from tests.fakes.clock import FakeClock
 from tests.ui.documents import EVALUATIONS, covered_status, example_status
 
 TOKEN = "token-of-the-test"
-PATHS = ("/", "/app.js", "/app.css", "/healthz", "/metrics", "/api/status", "/api/explain/KX-A")
+PATHS = (
+    "/", "/verdicts.js", "/charts.js", "/app.js", "/app.css", "/healthz", "/metrics", "/api/status",
+    "/api/history", "/api/explain/KX-A",
+)  # fmt: skip
 TIMEOUT_S = 5.0
+HISTORY = {"positions": {"KX-A": [[5, "0.5000", "0.3900"]]}}
 
 
 @dataclass
@@ -57,7 +61,14 @@ def serving(
 ) -> Iterator[UiServer]:
     daemon = daemon or Daemon()
     server = UiServer(
-        "127.0.0.1", port, token, lambda: daemon.status(), daemon.explain, daemon.metrics, clock=clock
+        "127.0.0.1",
+        port,
+        token,
+        lambda: daemon.status(),
+        daemon.explain,
+        daemon.metrics,
+        history=lambda: HISTORY,
+        clock=clock,
     )
     server.start()
     try:
@@ -87,6 +98,11 @@ def test_the_status_document_is_served_as_built() -> None:
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.json() == example_status()
+
+
+def test_what_the_page_draws_is_served_apart_from_the_status() -> None:
+    with serving() as server:
+        assert ask(server, "/api/history").json() == HISTORY
 
 
 def test_exact_decimals_reach_the_reader_as_strings() -> None:
@@ -237,14 +253,21 @@ def test_every_answer_carries_the_security_headers(path: str, host: str, status:
 
 @pytest.mark.parametrize(
     ("path", "content_type"),
-    [("/", "text/html"), ("/app.js", "text/javascript"), ("/app.css", "text/css")],
+    [
+        ("/", "text/html"),
+        ("/verdicts.js", "text/javascript"),
+        ("/charts.js", "text/javascript"),
+        ("/app.js", "text/javascript"),
+        ("/app.css", "text/css"),
+    ],
 )
 def test_the_page_comes_whole_from_this_server(path: str, content_type: str) -> None:
     with serving() as server:
         answer = ask(server, path)
     assert answer.headers["Content-Type"] == f"{content_type}; charset=utf-8"
     assert len(answer.body) > 500
-    assert b"http://" not in answer.body
+    # The one address is the name of SVG's namespace, which no browser fetches.
+    assert b"http://" not in answer.body.replace(b'"http://www.w3.org/2000/svg"', b"")
     assert b"https://" not in answer.body
 
 

@@ -116,7 +116,7 @@ def test_a_dead_or_late_thread_is_named() -> None:
     document["threads"]["stop-loss"]["alive"] = False
     document["threads"]["ui-metrics"]["on_time"] = False
     assert "stop-loss DEAD" in status_text(document)
-    assert "ui-metrics LATE 0.9 s" in status_text(document)
+    assert "ui-metrics LATE (last pass 0.9 s ago)" in status_text(document)
 
 
 def test_an_exit_that_is_blocked_says_why() -> None:
@@ -298,15 +298,18 @@ def test_explain_tells_times_of_the_zone_that_it_is_given() -> None:
     assert "Nov 22 10:00:00  HOLD" in out.getvalue()
 
 
-@pytest.mark.parametrize("why", ["by_choice", "hedged"])
-def test_what_no_rule_leaves_on_purpose_is_listed_and_alarms_nobody(why: str) -> None:
+@pytest.mark.parametrize(
+    ("why", "says"),
+    [("by_choice", "left alone by choice (protect = false)"), ("hedged", "part of a set that cannot lose")],
+)
+def test_what_no_rule_leaves_on_purpose_is_listed_and_alarms_nobody(why: str, says: str) -> None:
     document = covered_status()
     document["coverage"]["unprotected"] = [{"ticker": "KX-H", "reason": why}]
     document["positions"][0] |= {"protected": False, "reason": why}
     text = status_text(document)
     assert text.startswith("COVERAGE: all 3 open positions protected")
     assert "NOT PROTECTED" not in text
-    assert f"KX-H: {why.replace('_', ' ')}" in text
+    assert f"KX-H: {says}" in text
 
 
 def test_explain_without_evaluations_says_so() -> None:
@@ -337,3 +340,152 @@ def test_money_is_told_by_strategy_when_there_is_more_than_one() -> None:
     text = status_text(changed(pnl=pnl | {"by_strategy": alone | other}))
     assert squeezed(line_with(text, "value")) == "value 0.0625 24.18 0.01"
     assert squeezed(line_with(text, "(opened")) == "(opened elsewhere) -1.57 – 0.17"
+
+
+def with_facts(**facts: Any) -> dict[str, Any]:
+    return changed(at="2026-11-22T16:00:00Z", **facts)
+
+
+DEAF = {"name": "ntfy", "sent": 4, "failed": 1, "dropped": 0, "waiting": 2, "last_error": "HTTP 503"}
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        pytest.param(
+            with_facts(strategy={"name": "value", "passes": 7, "intents": 2, "refused": 0}),
+            "strategy value, passes 7, intents 2, refused 0",
+            id="a strategy at work",
+        ),
+        pytest.param(
+            with_facts(
+                strategy={"name": "value", "failing": True, "failed_in_a_row": 4, "last_error": "boom"}
+            ),
+            "strategy value, FAILING 4 in a row: boom",
+            id="a strategy that fails",
+        ),
+        pytest.param(
+            with_facts(strategy={"refused": 3, "last_refused": "MAX_EVENT_COST_DOLLARS"}),
+            "refused 3 (last: MAX_EVENT_COST_DOLLARS)",
+            id="intents refused",
+        ),
+        pytest.param(
+            with_facts(journal={"ok": False, "why": "disk is full", "waiting": 12}),
+            "JOURNAL TAKES NOTHING, disk is full, 12 records wait",
+            id="a full disk",
+        ),
+        pytest.param(
+            with_facts(alerts={"on": False}, dead_man={"on": False}),
+            "alerts off (ALERT_URLS), dead man's switch off (DEADMAN_URL)",
+            id="nobody is told anything",
+        ),
+        pytest.param(
+            with_facts(alerts={"on": True, "channels": [DEAF]}),
+            "alerts on, 1 channel, ntfy: 4 sent 1 failed 2 waiting (last error: HTTP 503)",
+            id="an alert channel in trouble",
+        ),
+        pytest.param(
+            with_facts(dead_man={"on": True, "last_call_age_s": 3.0, "last_error": "refused"}),
+            "DEAD MAN'S SWITCH FAILING: refused",
+            id="a dead man's switch that cannot be called",
+        ),
+        pytest.param(
+            with_facts(
+                next_pause={
+                    "starts_at": "2026-11-22T16:30:00Z",
+                    "ends_at": "2026-11-22T18:00:00Z",
+                    "why": "weekly",
+                }
+            ),
+            "next pause of the exchange in 30 min (weekly maintenance), Nov 22 16:30 to Nov 22 18:00 UTC",
+            id="a pause is near",
+        ),
+        pytest.param(
+            with_facts(next_pause={"starts_at": "2026-11-22T15:59:00Z", "ends_at": "2026-11-22T16:01:00Z"}),
+            "THE EXCHANGE IS PAUSED for another 60.0 s",
+            id="a pause goes on",
+        ),
+    ],
+)
+def test_what_else_a_night_depends_on_is_told(document: dict[str, Any], says: str) -> None:
+    assert says in status_text(document)
+
+
+def test_threads_that_pass_at_their_own_pace_are_only_counted() -> None:
+    document = changed(
+        threads={
+            "websocket": {"alive": True, "last_pass_age_s": 0.1, "on_time": True},
+            "discovery": {"alive": True, "last_pass_age_s": 44.0, "on_time": True},
+        }
+    )
+    text = status_text(document)
+    assert "2 threads on time" in text
+    assert "44" not in text
+
+
+@pytest.mark.parametrize("reason", ["no_bid", "no_rule", "halted", "stale_price", "not_checked"])
+def test_a_position_without_protection_is_explained_in_words(reason: str) -> None:
+    document = changed(
+        coverage={"open": 3, "protected": 2, "unprotected": [{"ticker": "KX-A", "reason": reason}]},
+        health={"ok": False, "reasons": [f"KX-A unprotected: {reason}"]},
+    )
+    text = status_text(document)
+    assert ";" in line_with(text, "  KX-A: "), "what to do follows"
+    assert f"unprotected: {reason}" not in text, "said once"
+
+
+LONG = "KXMVESPORTSMULTIGAMEEXTENDED-S2025ABCDEF0123456-0123456789A"
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "140"])
+def test_a_long_ticker_stays_whole_on_a_narrow_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    document = example_status()
+    document["positions"][0]["ticker"] = document["exits"][0]["ticker"] = LONG
+    document["orders"] = [{"ticker": LONG, "price": "0.4100", "state": "resting", "strategy": "value"}]
+    out = NarrowTerminal()
+    print_status(document, out, color=False)
+    lines = out.getvalue().splitlines()
+    assert sum(line.startswith(LONG) for line in lines) == 3
+    assert max(map(len, lines)) <= int(columns)
+    for price in ("price 0.4100", "exit value 0.5000", "average 0.3800") if columns == "60" else ():
+        assert any(price in line for line in lines), "a number stands beside its name"
+
+
+def test_a_pipe_is_told_the_same_whatever_the_terminal_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = example_status()
+    document["positions"][0]["ticker"] = LONG * 2
+    monkeypatch.setenv("COLUMNS", "60")
+    narrow = status_text(document)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert status_text(document) == narrow
+    assert squeezed(line_with(narrow, LONG)).endswith("ws protected")
+
+
+def test_orders_that_may_still_fill_are_told_in_one_row() -> None:
+    order = {
+        "ticker": "KX-A",
+        "outcome_side": "no",
+        "count": "10.00",
+        "filled": "2.00",
+        "price": "0.4100",
+        "state": "resting",
+        "strategy": "value",
+        "expires_at": "2026-11-22T16:04:30Z",
+    }
+    text = status_text(with_facts(orders=[order]))
+    assert squeezed(line_with(text, "KX-A")) == "KX-A no 10.00 2.00 0.4100 resting in 4 min value"
+
+
+def test_every_exit_under_way_is_told_and_only_the_last_of_the_others() -> None:
+    document = example_status()
+    blocked, closed = document["exits"][1], document["exits"][0]
+    document["exits"] = [blocked, *(closed | {"ticker": f"KX-{n}"} for n in range(15))]
+    lines = status_text(document).splitlines()
+    at = lines.index(next(line for line in lines if line.startswith("Exits (5 older")))
+    assert [line.split()[0] for line in lines[at + 2 :]] == [
+        blocked["ticker"],
+        *(f"KX-{n}" for n in range(14, 4, -1)),
+    ]

@@ -1,0 +1,406 @@
+// Document in, words and levels out: pure, and what the tests call.
+//
+// Every field may be missing or null: what is not known is shown as not known, never as good.
+"use strict";
+
+const LOST_AFTER_MS = 3500; // three refreshes without an answer
+const FROZEN_AFTER_MS = 8000; // answers come, but the daemon has stopped writing them
+const FROZEN_AFTER_INTERVALS = 3; // or this many of its own UI intervals, where it tells a long one
+
+const REASONS = {
+  no_bid: "no bid to sell into",
+  below_floor: "the bid is below EXIT_FLOOR_DOLLARS",
+  paused: "the market is paused",
+  no_price: "no price yet",
+  stale_price: "the price is too old",
+  crossed: "the book is crossed",
+  no_rule: "no exit rule applies",
+  by_choice: "by choice (protect = false)",
+  hedged: "part of a set that cannot lose",
+  halted: "the kill switch is on: nothing is sent",
+  closed: "the market is closed",
+  not_open: "the market has not opened",
+  not_checked: "the checker has not passed it lately",
+};
+const NOT_COUNTED = ["by_choice", "hedged"];
+const SETTLING = ["closed", "determined", "disputed", "amended", "finalized"];
+
+// ---- values into words ----------------------------------------------------------------------------
+
+function objectOf(value) {
+  return value !== null && typeof value === "object" && !Array.isArray(value) ? value : {};
+}
+
+function rowsOf(value) {
+  return Array.isArray(value) ? value.filter((row) => row !== null && typeof row === "object") : [];
+}
+
+function isCount(value) {
+  return Number.isInteger(value) && value >= 0;
+}
+
+function words(value) {
+  return value === null || value === undefined || value === "" ? "–" : String(value);
+}
+
+function trimmed(value) {
+  return words(value).replace(/(\.\d\d\d*?)0+$/, "$1");
+}
+
+function dollars(value) {
+  const text = trimmed(value);
+  if (text === "–") return text;
+  return text.startsWith("-") ? "−$" + text.slice(1) : "$" + text;
+}
+
+function age(seconds) {
+  if (typeof seconds !== "number" || !Number.isFinite(seconds)) return "–";
+  if (seconds < 10) return seconds.toFixed(1) + " s";
+  if (seconds < 120) return Math.round(seconds) + " s";
+  if (seconds < 7200) return Math.round(seconds / 60) + " min";
+  if (seconds < 172800) return Math.round(seconds / 3600) + " h";
+  return Math.round(seconds / 86400) + " d";
+}
+
+function reasonWords(reason) {
+  return Object.hasOwn(REASONS, reason) ? REASONS[reason] : words(reason).replaceAll("_", " ");
+}
+
+function plural(count, noun) {
+  return count + " " + noun + (count === 1 ? "" : "s");
+}
+
+function moneyClass(value) {
+  if (value === null || value === undefined || !/[1-9]/.test(String(value))) return "";
+  return String(value).startsWith("-") ? "bad-text" : "good-text";
+}
+
+// ---- verdicts -------------------------------------------------------------------------------------
+
+// How far the shown data can be believed. `link` is {receivedMs, changedMs, error}: milliseconds since the
+// last answer (null: never one) and since its content last moved, and what the last attempt failed with.
+function linkVerdict(status, link) {
+  const intervalMs = Number(objectOf(status).ui_interval_s) * 1000 || 0;
+  const failed = link.error ? ": " + link.error : "";
+  if (link.receivedMs === null) {
+    return link.error
+      ? { state: "lost", headline: "No connection to the daemon", detail: "Nothing is known" + failed + "." }
+      : { state: "starting", headline: "Coverage not known yet", detail: "Waiting for the first answer of the daemon." };
+  }
+  const old = age(link.receivedMs / 1000);
+  if (link.receivedMs > LOST_AFTER_MS) {
+    return { state: "lost", headline: "Connection to the daemon lost", detail: "The last data are " + old + " old" + failed + "." };
+  }
+  if (link.changedMs > Math.max(FROZEN_AFTER_MS, FROZEN_AFTER_INTERVALS * intervalMs)) {
+    return {
+      state: "frozen",
+      headline: "The daemon's data stand still",
+      detail: "It answers, but nothing in its status has moved for " + age(link.changedMs / 1000) + ": see its log.",
+    };
+  }
+  return { state: "live", headline: "", detail: "" };
+}
+
+// The one thing this page is for. Levels: good, idle, warn, bad, unknown.
+function coverageVerdict(status, link) {
+  const told = toldCoverage(status);
+  const connection = linkVerdict(status, link);
+  if (connection.state === "live") return told;
+  const before = connection.state === "starting" || link.receivedMs === null ? "" : " Last told: " + told.headline + ".";
+  return { level: "unknown", headline: connection.headline, detail: connection.detail + before, list: [], short: "?" };
+}
+
+function toldCoverage(status) {
+  const coverage = objectOf(objectOf(status).coverage);
+  const open = coverage.open;
+  const safe = coverage.protected;
+  // Positions left unprotected by choice are listed, but neither counted nor alarming.
+  const isListed = Array.isArray(coverage.unprotected);
+  const unprotected = isListed ? coverage.unprotected.filter((entry) => !NOT_COUNTED.includes(objectOf(entry).reason)) : [];
+  const list = rowsOf(unprotected).map((entry) => words(entry.ticker) + ": " + reasonWords(entry.reason));
+  const healthy = objectOf(objectOf(status).health).ok === true;
+  if (!isCount(open) || !isCount(safe) || safe > open || !isListed) {
+    return {
+      level: "unknown",
+      headline: "Coverage not known",
+      detail: "The daemon does not say how many positions are protected: count on none.",
+      list,
+      short: "?",
+    };
+  }
+  const short = safe + "/" + open;
+  if (safe < open || unprotected.length > 0) {
+    const bare = Math.max(open - safe, unprotected.length);
+    return {
+      level: "bad",
+      headline: bare + " of " + plural(open, "open position") + " NOT protected",
+      detail: safe + " protected.",
+      list,
+      short,
+    };
+  }
+  const headline = open === 0 ? "No open positions" : open === 1 ? "The one open position is protected" : "All " + open + " open positions are protected";
+  if (!healthy) {
+    return { level: "warn", headline, detail: "But the daemon does not report itself healthy: see below.", list, short };
+  }
+  return { level: open === 0 ? "idle" : "good", headline, detail: byChoice(status), list, short };
+}
+
+function byChoice(status) {
+  const count = rowsOf(objectOf(status).positions).filter((row) => row.protected !== true && NOT_COUNTED.includes(row.reason)).length;
+  return count === 0 ? "" : plural(count, "more position") + " without protection by choice.";
+}
+
+function modeBadge(status) {
+  const env = words(status.env).toUpperCase();
+  if (status.env === "sandbox" && status.trading_mode !== "paper") return { text: "SANDBOX", level: "sandbox" };
+  if (status.trading_mode === "paper") return { text: "PAPER · " + env, level: "paper" };
+  if (status.trading_mode === "live") return { text: "LIVE · " + env, level: "live" };
+  return { text: "MODE NOT KNOWN", level: "bad" };
+}
+
+function stateBadge(status) {
+  if (status.trading_state === "active") return { text: "ACTIVE", level: "good" };
+  if (status.trading_state === "reducing") return { text: "REDUCING: exits only", level: "warn" };
+  if (status.trading_state === "halted") return { text: "HALTED: nothing is sent, exits neither", level: "bad" };
+  return { text: "STATE NOT KNOWN", level: "bad" };
+}
+
+function feedBadge(status) {
+  const state = objectOf(status.feed).state;
+  if (state === "live") return { text: "FEED LIVE", level: "good" };
+  if (state === "connecting") return { text: "FEED CONNECTING", level: "warn" };
+  return { text: state === "down" ? "FEED DOWN" : "FEED NOT KNOWN", level: "bad" };
+}
+
+function protectionCell(row) {
+  if (row.protected === true) return { text: "protected", className: "good-text" };
+  if (NOT_COUNTED.includes(row.reason)) return { text: reasonWords(row.reason), className: "muted-text" };
+  if (SETTLING.includes(row.market_status)) return { text: "awaits settlement", className: "muted-text" };
+  if (row.protected === false) return { text: "NOT PROTECTED: " + reasonWords(row.reason), className: "bad-text", alarm: true };
+  return { text: "NOT KNOWN", className: "bad-text", alarm: true };
+}
+
+function sourceCell(row) {
+  const source = row.price_source === "none" || !row.price_source ? "–" : age(row.price_age_s) + " · " + words(row.price_source);
+  if (!row.market_status || row.market_status === "active") return { text: source };
+  return { text: (source === "–" ? "" : source + " · ") + "market " + row.market_status, className: "warn-text" };
+}
+
+function exitStateCell(row) {
+  const levels = { unknown: "bad-text", blocked: "bad-text", triggered: "warn-text", sending: "warn-text" };
+  const why = row.state !== "closed" && row.why ? ": " + reasonWords(row.why) : "";
+  return { text: words(row.state) + why, className: Object.hasOwn(levels, row.state) ? levels[row.state] : "" };
+}
+
+function sortedPositions(status) {
+  const rank = (row) => (protectionCell(row).alarm ? 0 : row.protected === true ? 1 : 2);
+  return rowsOf(status.positions).sort((a, b) => rank(a) - rank(b) || words(a.ticker).localeCompare(words(b.ticker)));
+}
+
+function clockTime(epochSeconds) {
+  if (typeof epochSeconds !== "number" || !Number.isFinite(epochSeconds)) return "–";
+  return new Date(epochSeconds * 1000).toLocaleTimeString();
+}
+
+// An exit as what happened when: each step with its distance from the trigger, which is what a stop is paid by.
+function exitSteps(row) {
+  const times = objectOf(row.timeline);
+  const later = (at) => (Number.isFinite(at) && Number.isFinite(times.triggered) ? " +" + duration(at - times.triggered) : "");
+  const steps = [{ text: "triggered " + clockTime(times.triggered) + (row.trigger_price ? " at " + dollars(row.trigger_price) : ""), level: "done" }];
+  if (Number.isFinite(times.sent)) steps.push({ text: "sent" + later(times.sent), level: "done" });
+  if (isSold(row)) {
+    steps.push({ text: "filled " + trimmed(row.filled) + (row.average_price ? " at " + dollars(row.average_price) : "") + later(times.filled), level: "done" });
+  }
+  if (row.state === "closed") {
+    const why = row.why && row.why !== "filled" ? ": " + reasonWords(row.why) : "";
+    steps.push({ text: "closed" + why + later(times.closed), level: isSold(row) ? "end" : "warn" });
+  } else if (row.state === "blocked" || row.state === "unknown") {
+    steps.push({ text: row.state === "blocked" ? "BLOCKED" + (row.why ? ": " + reasonWords(row.why) : "") : "ANSWER LOST: being looked up", level: "bad" });
+  } else {
+    steps.push({ text: words(row.state) + " …", level: "now" });
+  }
+  return steps;
+}
+
+function isSold(row) {
+  return typeof row.filled === "string" && /[1-9]/.test(row.filled);
+}
+
+function duration(seconds) {
+  if (seconds < 0) return "–";
+  return seconds < 1 ? Math.round(seconds * 1000) + " ms" : age(seconds);
+}
+
+// Newest first; what still goes on before what has ended.
+function sortedExits(status) {
+  const rank = (row) => (row.state === "closed" ? 1 : 0);
+  return rowsOf(status.exits).reverse().sort((a, b) => rank(a) - rank(b));
+}
+
+function heldText(row) {
+  return trimmed(row.count) + " " + words(row.outcome_side).toUpperCase();
+}
+
+const POSITION_COLUMNS = [
+  { label: "Market", kind: "ticker", cell: (row) => ({ text: words(row.ticker), title: row.title, sub: ruleText(row) }) },
+  { label: "Held", kind: "number", cell: (row) => ({ text: heldText(row) }) },
+  { label: "Entry", kind: "number", cell: (row) => ({ text: dollars(row.entry_price) }) },
+  { label: "Exit value", kind: "number", cell: (row) => ({ text: dollars(row.exit_value) }) },
+  { label: "Stop", kind: "number", cell: (row) => ({ text: dollars(row.stop_price) }) },
+  { label: "Above stop", kind: "bar", cell: (row) => ({ text: "", bar: stopDistance(row) }) },
+  { label: "Last minutes", kind: "spark", cell: (row) => ({ text: "", ticker: row.ticker }) },
+  { label: "Take-profit", kind: "number", cell: (row) => ({ text: dollars(row.take_profit_price) }) },
+  { label: "P&L", kind: "number", cell: (row) => ({ text: dollars(row.unrealized_pnl), className: moneyClass(row.unrealized_pnl) }) },
+  { label: "Price", cell: sourceCell },
+  { label: "Protection", kind: "wide", cell: protectionCell },
+];
+
+function ruleText(row) {
+  return typeof row.rule === "string" && row.rule !== "" ? row.rule : "";
+}
+
+const EXIT_COLUMNS = [
+  { label: "Market", kind: "ticker", cell: (row) => ({ text: words(row.ticker) }) },
+  { label: "Reason", kind: "short", cell: (row) => ({ text: words(row.reason).replaceAll("_", " ") }) },
+  { label: "State", cell: exitStateCell },
+  { label: "What happened", kind: "steps wide", cell: (row) => ({ text: "", steps: exitSteps(row) }) },
+  { label: "Fees", kind: "number", cell: (row) => ({ text: dollars(row.fees) }) },
+  { label: "Attempts", kind: "number", cell: (row) => ({ text: words(row.attempts) }) },
+];
+
+const ORDER_COLUMNS = [
+  { label: "Market", kind: "ticker", cell: (row) => ({ text: words(row.ticker) }) },
+  { label: "Order", kind: "number", cell: (row) => ({ text: heldText(row) }) },
+  { label: "Filled", kind: "number", cell: (row) => ({ text: trimmed(row.filled) }) },
+  { label: "Price", kind: "number", cell: (row) => ({ text: dollars(row.price) }) },
+  { label: "State", cell: (row) => ({ text: reasonWords(row.state) + (row.why ? ": " + reasonWords(row.why) : ""), className: row.state === "unknown" ? "bad-text" : "" }) },
+  { label: "Strategy", cell: (row) => ({ text: words(row.strategy) }) },
+  { label: "Placed", cell: (row) => ({ text: clockTime(Date.parse(row.placed_at) / 1000) }) },
+  { label: "Expires", cell: (row) => ({ text: clockTime(Date.parse(row.expires_at) / 1000) }) },
+];
+
+const EXPLAIN_COLUMNS = [
+  { label: "Time", cell: (row) => ({ text: clockTime(row.at) + (row.repeats > 1 ? " ×" + row.repeats : "") }) },
+  { label: "Decision", cell: (row) => ({ text: words(row.decision), className: row.decision === "exit" ? "bad-text" : "" }) },
+  { label: "Exit value", kind: "number", cell: (row) => ({ text: dollars(row.exit_value) }) },
+  { label: "Size", kind: "number", cell: (row) => ({ text: trimmed(row.bid_size) }) },
+  { label: "Price age", kind: "number", cell: (row) => ({ text: age(row.price_age_s) }) },
+  { label: "Source", cell: (row) => ({ text: words(row.price_source) }) },
+  { label: "Stop", kind: "number", cell: (row) => ({ text: dollars(row.stop_price) }) },
+  { label: "Take-profit", kind: "number", cell: (row) => ({ text: dollars(row.take_profit_price) }) },
+  { label: "Why", kind: "wide", cell: (row) => ({ text: words(row.why).replaceAll("_", " ") + (row.detail ? ": " + row.detail : "") }) },
+];
+
+function pnlFacts(status) {
+  const pnl = objectOf(status.pnl);
+  const facts = [
+    ["Realized today", dollars(pnl.realized_today), moneyClass(pnl.realized_today)],
+    ["Unrealized", dollars(pnl.unrealized), moneyClass(pnl.unrealized)],
+    ["Fees today", dollars(pnl.fees_today), ""],
+  ];
+  if (pnl.positions_without_price > 0) facts.push(["Without a price", plural(pnl.positions_without_price, "position"), "warn-text"]);
+  const strategies = Object.entries(objectOf(pnl.by_strategy));
+  if (strategies.length > 1) {
+    for (const [name, money] of strategies) {
+      const { realized_today: realized, unrealized } = objectOf(money);
+      facts.push([name || "by hand", dollars(realized) + " / " + dollars(unrealized), ""]);
+    }
+  }
+  return facts;
+}
+
+function curveNote(curve, isLive) {
+  if (curve === null) return isLive ? "No history yet." : "Not known.";
+  return "Last " + age(curve.sinceS) + ": low " + money(curve.low) + ", high " + money(curve.high) + ", now " + money(curve.last);
+}
+
+function money(amount) {
+  return dollars(amount.toFixed(2));
+}
+
+function feedFacts(status) {
+  const feed = objectOf(status.feed);
+  const complete = isCount(feed.markets_required) && feed.markets_confirmed === feed.markets_required;
+  return [
+    ["State", words(feed.state), feed.state === "live" ? "good-text" : "bad-text"],
+    ["Connected for", age(feed.connected_for_s), ""],
+    ["Last frame", age(feed.last_frame_age_s), ""],
+    ["Markets confirmed", words(feed.markets_confirmed) + " of " + words(feed.markets_required), complete ? "" : "warn-text"],
+    ["Reconnects", words(feed.reconnects), ""],
+    ["Messages", words(feed.messages), ""],
+  ].concat(feed.last_error ? [["Last error", words(feed.last_error), "warn-text"]] : []);
+}
+
+function restFacts(status) {
+  const rest = objectOf(status.rest);
+  const budget = Object.entries(objectOf(rest.budget)).map(([name, bucket]) => {
+    const { tokens, capacity } = objectOf(bucket);
+    if (!Number.isFinite(tokens) || !Number.isFinite(capacity)) return ["Budget, " + name, "–", ""];
+    return ["Budget, " + name, Math.round(tokens) + " of " + Math.round(capacity), tokens < capacity * 0.1 ? "bad-text" : ""];
+  });
+  return [
+    ["Reads", words(rest.reads_last_60s), ""],
+    ["Price reads", words(rest.price_reads_last_60s), ""],
+    ["Writes", words(rest.writes_last_60s), ""],
+    ["Rate limited", words(rest.rate_limited_last_60s), rest.rate_limited_last_60s > 0 ? "bad-text" : ""],
+    ...budget,
+  ];
+}
+
+function strategyFacts(status) {
+  const strategy = objectOf(status.strategy);
+  if (strategy.name === undefined) return [["Strategy", "not known", "muted-text"]];
+  const running = Number.isFinite(strategy.running_s) && strategy.running_s > 5 ? "RUNNING for " + age(strategy.running_s) : "";
+  const state = strategy.failing === true ? "FAILING ×" + words(strategy.failed_in_a_row) : running || (strategy.failing === false ? "works" : "–");
+  const facts = [
+    ["Name", words(strategy.name), ""],
+    ["State", state, state === "works" ? "" : "bad-text"],
+    ["Passes", words(strategy.passes), ""],
+    ["Intents, refused", words(strategy.intents) + ", " + words(strategy.refused), ""],
+  ];
+  if (strategy.last_error) facts.push(["Last error", words(strategy.last_error), strategy.failing ? "bad-text" : "muted-text"]);
+  if (strategy.last_refused) facts.push(["Last refused", words(strategy.last_refused), "muted-text"]);
+  return facts;
+}
+
+function alertFacts(status) {
+  const alerts = objectOf(status.alerts);
+  const facts = rowsOf(alerts.channels).map((channel) => {
+    if (channel.hanging === true) return [words(channel.name), "HANGS", "bad-text"];
+    if (channel.last_error) return [words(channel.name), words(channel.last_error), "bad-text"];
+    return [words(channel.name), words(channel.sent) + " sent" + (channel.dropped > 0 ? ", " + channel.dropped + " dropped" : ""), ""];
+  });
+  if (alerts.on !== true) facts.push(["Alerts", alerts.on === false ? "OFF: nobody is told" : "–", "warn-text"]);
+  const switchOf = objectOf(status.dead_man);
+  if (switchOf.on === false) facts.push(["Dead man's switch", "off", "muted-text"]);
+  else if (switchOf.on === true) facts.push(["Dead man's switch", switchOf.last_error ? words(switchOf.last_error) : "called " + age(switchOf.last_call_age_s) + " ago", switchOf.last_error ? "bad-text" : ""]);
+  return facts;
+}
+
+function recordFacts(status) {
+  const journal = objectOf(status.journal);
+  const pause = objectOf(status.next_pause);
+  const key = objectOf(status.key);
+  return [
+    ["Record on disk", journal.ok === true ? "ok" : journal.ok === false ? "FAILING: " + words(journal.why) : "–", journal.ok === true ? "" : "bad-text"],
+    ["Next pause", pause.starts_at ? dayTime(pause.starts_at) : "none known", ""],
+    ["Pause ends", pause.ends_at ? dayTime(pause.ends_at) : "–", ""],
+    ["Key attested until", key.attestation_ends_at ? dayTime(key.attestation_ends_at) : "–", ""],
+  ];
+}
+
+function dayTime(iso) {
+  const at = new Date(iso);
+  return Number.isNaN(at.getTime()) ? "–" : at.toLocaleString([], { dateStyle: "short", timeStyle: "short" });
+}
+
+function threadFacts(status) {
+  return Object.entries(objectOf(status.threads)).map(([name, thread]) => {
+    const facts = objectOf(thread);
+    if (facts.alive === false) return [name, "DEAD", "bad-text"];
+    if (facts.on_time === false) return [name, "LATE: " + age(facts.last_pass_age_s), "bad-text"];
+    return [name, facts.alive === true ? age(facts.last_pass_age_s) : "–", facts.alive === true ? "" : "muted-text"];
+  });
+}
+
