@@ -242,5 +242,5 @@ def test_a_damaged_journal_is_set_aside_and_everything_is_protected(
         daemon.until(lambda: daemon.is_covered(2), "2 protected")
         judge.quote(server, [NO], CRASHED)
         daemon.wait_for("exit_closed", ticker=NO.ticker, outcome="filled")
-        assert daemon.health()[0] == 200
+        daemon.until(lambda: daemon.health()[0] == 200, "healthy")
         assert_sold_once(server, YES, NO)

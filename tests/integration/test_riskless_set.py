@@ -437,7 +437,7 @@ def test_the_daemon_buys_a_set_keeps_it_through_a_restart_and_is_paid(
         daemon.until(lambda: is_hedged(daemon), "a set is held")
         quote(exchange, FAIR)
         assert set(signed(exchange).values()) == {D(-6)}
-        assert daemon.health()[0] == 200
+        daemon.until(lambda: daemon.health()[0] == 200, "healthy")
         quote(exchange, {A: ("0.90", "0.92")})  # NO of A falls to 0.08: far below any stop
         assert daemon.terminate() == 0
         exchange.call(lambda venue: venue.step())
