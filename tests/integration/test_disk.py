@@ -112,7 +112,7 @@ def sells_without_a_journal(
     """The same story for every way in which a disk can fail."""
     daemon.until(lambda: daemon.is_covered(3), "3 protected")
     daemon.until(lambda: daemon.health()[0] == 200, "healthy")
-    assert daemon.status()["trading_state"] == "active"
+    daemon.until(lambda: daemon.status()["trading_state"] == "active", "entries are on", 10)
     break_it(daemon)
     judge.quote(server, [YES], CRASHED)
     daemon.until(lambda: is_flat(server, YES), "flat without a journal", 10)
