@@ -8,7 +8,7 @@ what is opened while the slowest of them is sold is a new bet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from base.model.market import Market
 from base.model.position import Position
@@ -41,10 +41,17 @@ def why_along(ticker: str, reason: ExitReason) -> str:
     return f"{ticker} was left by its {reason.value}"
 
 
-def companions(left: Market, held: Iterable[Market]) -> tuple[str, ...]:
-    """Of what is held, the tickers of the other positions of the event of `left`."""
-    event = event_of(left)
-    return tuple(m.ticker for m in held if m.ticker != left.ticker and event_of(m) == event)
+def by_event(held: Iterable[Market]) -> dict[str, list[str]]:
+    """The tickers of what is held, by event."""
+    groups: dict[str, list[str]] = {}
+    for market in held:
+        groups.setdefault(event_of(market), []).append(market.ticker)
+    return groups
+
+
+def companions(left: Market, groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The tickers of the other positions of the event of `left`; `groups` as `by_event` gives them."""
+    return tuple(ticker for ticker in groups.get(event_of(left), ()) if ticker != left.ticker)
 
 
 def was_held_at(position: Position, wall: float) -> bool:

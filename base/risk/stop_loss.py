@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol
@@ -33,7 +33,15 @@ from base.risk.coverage import (
     assess,
     summarize,
 )
-from base.risk.event_groups import TAKES_ALONG, companions, event_of, goes_along, was_held_at, why_along
+from base.risk.event_groups import (
+    TAKES_ALONG,
+    by_event,
+    companions,
+    event_of,
+    goes_along,
+    was_held_at,
+    why_along,
+)
 from base.risk.exit_rules import evaluate
 from base.risk.levels import can_ever_exit
 from base.risk.price_needs import MarketNeed, Refresh, decide_refresh
@@ -64,6 +72,11 @@ class FeedView(Protocol):
     def is_confirmed(self, ticker: str) -> bool: ...
 
     def status(self) -> FeedStatus: ...
+
+
+def _market_of(ticker: str, entry: PriceEntry | None) -> Market:
+    """What is known of a market; its ticker at least."""
+    return entry.market if entry is not None else Market(ticker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,19 +266,19 @@ class StopLossChecker:
         with self._lock:
             self._last_sweep_at = now
             self._sweeps += 1
-        refresh = decide_refresh(self._needs(feed), feed_is_live=feed.is_live)
+        refresh = decide_refresh(self._needs(feed, positions), feed_is_live=feed.is_live)
         if refresh is not None:
             self._request_prices(refresh)
         self._announce()
         self._swept()
 
-    def _needs(self, feed: FeedStatus) -> list[MarketNeed]:
+    def _needs(self, feed: FeedStatus, positions: Mapping[str, Position]) -> list[MarketNeed]:
         now, wall = self._clock.monotonic(), self._clock.now()
         entries = self._cache.snapshot()
         needs = []
         for ticker in self._cache.required:
             entry = entries.get(ticker)
-            market = entry.market if entry is not None else Market(ticker)
+            market = _market_of(ticker, entry)
             needs.append(
                 MarketNeed(
                     ticker=ticker,
@@ -273,7 +286,7 @@ class StopLossChecker:
                     age_s=entry.age_s(now) if entry is not None else None,
                     stale_after_s=self._settings.stale_after_s,
                     is_confirmed=feed.is_live and ticker in feed.confirmed,
-                    is_held=self._portfolio.get(ticker) is not None,
+                    is_held=ticker in positions,
                 )
             )
         return needs
@@ -351,13 +364,18 @@ class StopLossChecker:
         a kill leaves behind has lost its companions.
         """
         asked: set[str] = set()
+        positions: dict[str, Position] = {}
+        groups: dict[str, list[str]] = {}  # grouped once, and only where something leaves
         for order in self._triggered:  # companions that leave are appended, and each asks once
             if order.ticker in asked or order.reason not in TAKES_ALONG or not self._begins(order.ticker):
                 continue
             asked.add(order.ticker)
             why = why_along(order.ticker, order.reason)
-            positions = self._portfolio.positions()
-            for ticker in companions(self._market(order.ticker), map(self._market, positions)):
+            if not groups:
+                positions = self._portfolio.positions()
+                entries = self._cache.snapshot()
+                groups = by_event(_market_of(ticker, entries.get(ticker)) for ticker in positions)
+            for ticker in companions(self._market(order.ticker), groups):
                 if self._may_go_along(ticker):
                     log_event(logger, logging.WARNING, "event_group", ticker=ticker, why=why)
                     self._marks[ticker] = (self._portfolio.epoch(ticker), why)
@@ -379,8 +397,7 @@ class StopLossChecker:
             return False
 
     def _market(self, ticker: str) -> Market:
-        entry = self._cache.get(ticker)
-        return entry.market if entry is not None else Market(ticker)
+        return _market_of(ticker, self._cache.get(ticker))
 
     def _mark(self, position: Position, epoch: int, rule: ExitRule) -> str:
         """Why this position is to go along with another one of its event, "" when it is not."""
@@ -410,7 +427,7 @@ class StopLossChecker:
         evaluation = evaluate(
             position,
             None if quote is None else self._others_quote(position, quote),
-            entry.market if entry is not None else Market(ticker),
+            _market_of(ticker, entry),
             rule,
             state,
             now_wall=self._clock.now(),
@@ -466,7 +483,7 @@ class StopLossChecker:
         ticker = position.ticker
         now, wall = self._clock.monotonic(), self._clock.now()
         entry = self._cache.get(ticker)
-        market = entry.market if entry is not None else Market(ticker)
+        market = _market_of(ticker, entry)
         quote = entry.quote if entry is not None else None
         rule = self._rule_of(ticker)
         last = self._memory.last_look(ticker)

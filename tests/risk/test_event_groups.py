@@ -6,7 +6,7 @@ import pytest
 
 from base.model.market import Market
 from base.model.rules import ExitReason, ExitRule
-from base.risk.event_groups import TAKES_ALONG, companions, event_of, goes_along, was_held_at
+from base.risk.event_groups import TAKES_ALONG, by_event, companions, event_of, goes_along, was_held_at
 from tests.risk.cases import NOW, position
 
 B1, B2 = "KXHIGHNY-26DEC19-B61.5", "KXHIGHNY-26DEC19-B63.5"
@@ -30,8 +30,10 @@ def test_the_event_of_a_market(market: Market, event: str) -> None:
 def test_companions_are_the_others_of_the_same_event() -> None:
     other_day = Market("KXHIGHNY-26DEC20-B61.5", event_ticker="KXHIGHNY-26DEC20")
     held = [Market(B1, event_ticker="KXHIGHNY-26DEC19"), Market(B2), other_day]
-    assert companions(held[0], held) == (B2,)
-    assert companions(other_day, held) == ()
+    groups = by_event(held)
+    assert companions(held[0], groups) == (B2,)
+    assert companions(other_day, groups) == ()
+    assert companions(Market("KXSINGLE"), groups) == ()  # sold meanwhile
 
 
 @pytest.mark.parametrize(
