@@ -27,7 +27,6 @@ from base.execution.entry_orders import (
     Entry,
     Reservation,
     from_before,
-    to_record,
 )
 from base.execution.gateway import EntryGateway
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
@@ -229,7 +228,7 @@ class EntryDesk:
         """Write the order down and say whose it is; return why it must not leave."""
         why = "it could not be made ready"
         try:
-            if not self._recorder.commit([to_record(order)]):
+            if not self._recorder.commit([order]):
                 why = JOURNAL_DOWN
                 return why
             # Said before the answer: its fill may come first, and must not look like somebody else's.
@@ -432,7 +431,7 @@ class EntryDesk:
         if isinstance(begun, str):
             return begun, False
         grown = replace(begun, price=max(price, begun.price), count=max(count, begun.count))
-        if added > 0 and not self._recorder.commit([to_record(grown)]):
+        if added > 0 and not self._recorder.commit([grown]):
             self._book.not_amended(order.client_order_id, is_gone=False)
             return JOURNAL_DOWN, False
         return self._send_amend(begun, price, count, seen), True

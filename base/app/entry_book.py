@@ -28,7 +28,6 @@ from base.execution.entry_orders import (
     next_step,
     take_found,
     take_missing,
-    to_record,
 )
 from base.execution.gateway import FoundOrder
 from base.log import log_event
@@ -440,7 +439,7 @@ class EntryBook:
 
     def _note(self, order: EntryOrder, cancel_why: str = "") -> None:
         """Write it down and say what has become of it."""
-        self._recorder.write([to_record(order)])
+        self._recorder.write([order])
         if order.state is EntryState.SENDING:
             return  # its answer, which is awaited, says it all
         is_trouble = order.state is EntryState.UNKNOWN

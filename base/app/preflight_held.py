@@ -18,7 +18,7 @@ from base.model.order import Order, OrderStatus
 from base.model.position import Position
 from base.model.rules import ExitRule, RuleState
 from base.model.schedule import ExchangeSchedule
-from base.risk.exit_rules import can_ever_exit, stop_levels
+from base.risk.levels import can_ever_exit, stop_levels
 from base.risk.rule_book import RuleBook, describe_rule
 from base.risk.schedule import eastern, moment_text, next_pause, wait_text
 from base.risk.wording import dollars_text, number_text

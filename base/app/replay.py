@@ -41,7 +41,8 @@ from base.model.events import BookDelta, BookSnapshot, StreamEvent, Ticker
 from base.model.market import ONE, ZERO, Market, MarketStatus, OutcomeSide, PriceSource, Quote
 from base.model.position import Position
 from base.model.rules import Exit, ExitRule, Hold, HoldReason, RuleState
-from base.risk.exit_rules import ExitValue, evaluate, price_to_act_on, stop_levels
+from base.risk.exit_rules import ExitValue, evaluate, price_to_act_on
+from base.risk.levels import stop_levels
 from base.risk.rule_book import RuleBook, parse_rules
 from base.risk.wording import dollars_text
 

@@ -18,7 +18,6 @@ from base.execution.gateway import FoundOrder
 from base.model.market import ZERO, BookSide, OutcomeSide
 from base.model.order import EntryOrder, EntryState, Order, OrderStatus, to_yes_leg
 from base.risk.limits import entry_cost
-from base.store.records import EntryRecord
 
 _S, _U, _R = EntryState.SENDING, EntryState.UNKNOWN, EntryState.RESTING
 _C, _D = EntryState.CANCELING, EntryState.DONE
@@ -287,42 +286,10 @@ def sum_reserved(
 # --- records --------------------------------------------------------------------------------------------
 
 
-def to_record(order: EntryOrder) -> EntryRecord:
-    return EntryRecord(
-        client_order_id=order.client_order_id,
-        ticker=order.ticker,
-        outcome_side=order.outcome_side,
-        count=order.count,
-        price=order.price,
-        strategy=order.strategy,
-        state=order.state,
-        placed_at=order.placed_at,
-        filled=order.filled,
-        order_id=order.order_id,
-        expires_at=order.expires_at,
-        keep_on_feed_loss=order.keep_on_feed_loss,
-        why=order.why,
-    )
-
-
-def from_before(record: EntryRecord, now: float, now_wall: float) -> Entry:
+def from_before(record: EntryOrder, now: float, now_wall: float) -> Entry:
     """An order that a run which has ended left behind: its outcome is unknown, and it is to go."""
-    order = EntryOrder(
-        client_order_id=record.client_order_id,
-        ticker=record.ticker,
-        outcome_side=record.outcome_side,
-        count=record.count,
-        price=record.price,
-        strategy=record.strategy,
-        state=EntryState.UNKNOWN,
-        placed_at=record.placed_at,
-        filled=record.filled,
-        order_id=record.order_id,
-        expires_at=record.expires_at,
-        keep_on_feed_loss=record.keep_on_feed_loss,
-        why=record.why,
-    )
     age_s = max(0.0, now_wall - record.placed_at)
+    order = replace(record, state=EntryState.UNKNOWN)
     return Entry(order, now - age_s, now_wall - age_s, cancel_why="the run that wanted it has ended")
 
 

@@ -28,7 +28,6 @@ from base.execution.paper_orders import (
     PaperOrders,
     paid_markets,
     reserved_dollars,
-    to_record,
 )
 from base.model.events import OrderUpdate
 from base.model.fees import taker_fee
@@ -36,7 +35,7 @@ from base.model.market import ONE, ZERO, BookSide, Level, Market, MarketStatus
 from base.model.order import OrderAck, OrderRequest, OrderStatus, TimeInForce
 from base.model.position import Fill
 from base.store.realized import Payout
-from base.store.records import Record, Remembered
+from base.store.records import FillRecord, Record, Remembered
 
 MARKETS_MAX = 5_000
 """Displayed markets remembered; the oldest are forgotten first, with what was taken of them."""
@@ -300,7 +299,7 @@ class PaperExchange:
             post_position=post,
             exchange_index=request.exchange_index,
         )
-        self._records.append(to_record(fill))
+        self._records.append(FillRecord.of(fill))
         self._events.append(fill)
 
     def _finish(self, order: PaperOrder, status: OrderStatus, reason: str) -> None:

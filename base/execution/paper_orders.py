@@ -12,7 +12,6 @@ from base.execution.gateway import FoundOrder
 from base.model.events import OrderUpdate
 from base.model.market import ONE, ZERO, BookSide
 from base.model.order import OrderAck, OrderRequest, OrderStatus
-from base.model.position import Fill
 from base.store.records import FillRecord, Remembered
 
 ORDER_ID_PREFIX = "paper-"
@@ -179,19 +178,6 @@ def paid_markets(remembered: Remembered) -> list[str]:
     """Markets whose end has been paid already, by the names under which payouts are remembered."""
     ids = [f.trade_id for f in remembered.fills if f.trade_id.startswith(SETTLEMENT_PREFIX)]
     return [i.removeprefix(SETTLEMENT_PREFIX).rpartition(":")[0] for i in ids]
-
-
-def to_record(fill: Fill) -> FillRecord:
-    return FillRecord(
-        fill.trade_id,
-        fill.order_id,
-        fill.ticker,
-        fill.book_side,
-        fill.count,
-        fill.yes_price,
-        fill.fee,
-        fill.ts_ms,
-    )
 
 
 def reserved_dollars(order: PaperOrder) -> Decimal:

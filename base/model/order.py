@@ -114,6 +114,11 @@ class EntryOrder:
     why: str = ""
 
     @property
+    def key(self) -> str:
+        """Which row of the journal it replaces: the order is written down as it is, before it leaves."""
+        return self.client_order_id
+
+    @property
     def remaining(self) -> Decimal:
         """Contracts that may still be bought."""
         return self.count - self.filled if self.state.may_fill else Decimal(0)

@@ -42,7 +42,7 @@ class PositionFacts:
     market_status: MarketStatus
     """With a passed close time counted (`Market.status_at`)."""
     is_armed: bool
-    """A rule can leave this position (`exit_rules.can_ever_exit`)."""
+    """A rule can leave this position (`levels.can_ever_exit`)."""
     is_by_choice: bool
     """Its rule says `protect = false`."""
     checked_age_s: float | None

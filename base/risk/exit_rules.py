@@ -18,25 +18,10 @@ from base.risk.guards import Delay, check_guards, note_fall
 from base.risk.levels import (
     Level,
     Levels,
-    break_even_price,
-    can_ever_exit,
     raise_marks,
     stop_levels,
-    taker_fee,
 )
 from base.risk.wording import dollars_text, number_text, seconds_text
-
-__all__ = [
-    "ExitValue",
-    "Level",
-    "Levels",
-    "break_even_price",
-    "can_ever_exit",
-    "evaluate",
-    "price_to_act_on",
-    "stop_levels",
-    "taker_fee",
-]
 
 
 @dataclass(frozen=True, slots=True)

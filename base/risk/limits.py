@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from base.model.market import ONE, ZERO, OutcomeSide, Quote
-from base.risk.exit_rules import taker_fee
+from base.risk.levels import taker_fee
 from base.risk.trading_state import TradingState
 from base.risk.wording import dollars_text, seconds_text
 

@@ -381,18 +381,7 @@ class Books:
         self._know(fill.trade_id)
         day.trades.add(fill.trade_id)
         order.add_known(fill.count, fill.yes_price, fill.fee)
-        self._records.append(
-            FillRecord(
-                fill.trade_id,
-                fill.order_id,
-                fill.ticker,
-                fill.book_side,
-                fill.count,
-                fill.yes_price,
-                fill.fee,
-                fill.ts_ms,
-            )
-        )
+        self._records.append(FillRecord.of(fill))
         return order.booked.add_fill(fill.count)
 
     def _know(self, trade_id: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+from base.model.order import EntryOrder
 from base.store.journal_schema import (
     ATTEMPTS,
     ENTRIES,
@@ -23,7 +24,6 @@ from base.store.journal_schema import (
 )
 from base.store.records import (
     AttemptRecord,
-    EntryRecord,
     EpisodeRecord,
     FillRecord,
     HedgeRecord,
@@ -83,7 +83,7 @@ class Mirror:
                     del attempts[key]
 
         for row in durable:
-            is_over = (isinstance(row.record, EntryRecord) and not row.record.state.may_fill) or (
+            is_over = (isinstance(row.record, EntryOrder) and not row.record.state.may_fill) or (
                 isinstance(row.record, HedgeRecord) and row.record.ended_at is not None
             )
             if is_over and self._rows[row.table].get(row.key) is row:
@@ -115,7 +115,7 @@ class Mirror:
         positions = [cast(PositionRecord, r.record) for r in self._rows[POSITIONS].values()]
         ledgers = [cast(LedgerRecord, r.record) for r in self._rows[LEDGERS].values()]
         results = [cast(ResultRecord, r.record) for r in self._rows[RESULTS].values()]
-        entries = [cast(EntryRecord, r.record) for r in self._rows[ENTRIES].values()]
+        entries = [cast(EntryOrder, r.record) for r in self._rows[ENTRIES].values()]
         hedges = [cast(HedgeRecord, r.record) for r in self._rows[HEDGES].values()]
         return Remembered(
             episodes=tuple(episodes),

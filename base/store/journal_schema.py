@@ -16,10 +16,10 @@ from enum import StrEnum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from base.errors import BotError
+from base.model.order import EntryOrder
 from base.store.records import (
     AttemptRecord,
     DecisionRecord,
-    EntryRecord,
     EpisodeRecord,
     FillRecord,
     HedgeRecord,
@@ -306,7 +306,7 @@ ORDERS = _table("orders", OrderRecord)
 FILLS = _table("fills", FillRecord)
 LEDGERS = _table("ledgers", LedgerRecord)
 RESULTS = _table("results", ResultRecord)
-ENTRIES = _table("entries", EntryRecord)
+ENTRIES = _table("entries", EntryOrder)
 HEDGES = _table("hedges", HedgeRecord)
 PAPER = _table("paper", PaperRecord)
 DECISIONS = _table("decisions", DecisionRecord)

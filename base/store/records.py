@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from base.model.market import ZERO, BookSide, OutcomeSide
-from base.model.order import EntryState
+from base.model.order import EntryOrder
+from base.model.position import Fill
 from base.model.rules import ExitReason
 
 
@@ -168,6 +169,19 @@ class FillRecord:
     fee: Decimal
     ts_ms: int
 
+    @classmethod
+    def of(cls, fill: Fill) -> FillRecord:
+        return cls(
+            trade_id=fill.trade_id,
+            order_id=fill.order_id,
+            ticker=fill.ticker,
+            book_side=fill.book_side,
+            count=fill.count,
+            yes_price=fill.yes_price,
+            fee=fill.fee,
+            ts_ms=fill.ts_ms,
+        )
+
     @property
     def key(self) -> str:
         return self.trade_id
@@ -204,29 +218,6 @@ class ResultRecord:
     @property
     def key(self) -> str:
         return self.id
-
-
-@dataclass(frozen=True, slots=True)
-class EntryRecord:
-    """One order that opens or adds to a position, written before it leaves; see `EntryOrder`."""
-
-    client_order_id: str
-    ticker: str
-    outcome_side: OutcomeSide
-    count: Decimal
-    price: Decimal
-    strategy: str
-    state: EntryState
-    placed_at: float
-    filled: Decimal = ZERO
-    order_id: str = ""
-    expires_at: float | None = None
-    keep_on_feed_loss: bool = False
-    why: str = ""
-
-    @property
-    def key(self) -> str:
-        return self.client_order_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +286,7 @@ Record = (
     | FillRecord
     | LedgerRecord
     | ResultRecord
-    | EntryRecord
+    | EntryOrder
     | HedgeRecord
     | PaperRecord
     | DecisionRecord
@@ -321,7 +312,7 @@ class Remembered:
     """Of the last week, oldest first."""
     results: tuple[ResultRecord, ...] = ()
     """Of the last week, oldest day first."""
-    entries: tuple[EntryRecord, ...] = ()
+    entries: tuple[EntryOrder, ...] = ()
     """Those that may still fill, oldest first."""
     hedges: tuple[HedgeRecord, ...] = ()
     """Those that have not ended."""

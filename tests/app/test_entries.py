@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from base.app.entries import ENTRY_ID_PREFIX, REST_S, REST_S_MAX, EntryDesk, EntryResult
 from base.app.foreign_orders import ForeignOrders
-from base.execution.entry_orders import ABSENT_AFTER_S, COMPARED_EVERY_S, SETTLING_S, to_record
+from base.execution.entry_orders import ABSENT_AFTER_S, COMPARED_EVERY_S, SETTLING_S
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import OrderUpdate
 from base.model.market import (
@@ -33,7 +33,7 @@ from base.model.order import EntryOrder, EntryState, OrderRequest, OrderStatus, 
 from base.risk.limits import Limits
 from base.risk.trading_state import TradingState
 from base.store.portfolio import Portfolio
-from base.store.records import EntryRecord, Record, Remembered
+from base.store.records import Record, Remembered
 from base.strategy.interface import AmendIntent, CancelIntent, OrderIntent
 from tests.fakes.clock import FakeClock
 from tests.fakes.gateway import Crash, FakeExchange, Fill, Lost, NotSent, RateLimited, Reject, Step
@@ -59,16 +59,16 @@ class Disk:
 
     def __init__(self) -> None:
         self.is_full = False
-        self.entries: dict[str, EntryRecord] = {}
-        self.committed: list[EntryRecord] = []
+        self.entries: dict[str, EntryOrder] = {}
+        self.committed: list[EntryOrder] = []
 
     def write(self, records: Iterable[Record]) -> None:
-        self.entries |= {r.key: r for r in records if isinstance(r, EntryRecord)}
+        self.entries |= {r.key: r for r in records if isinstance(r, EntryOrder)}
 
     def commit(self, records: Iterable[Record]) -> bool:
         if self.is_full:
             return False
-        kept = [r for r in records if isinstance(r, EntryRecord)]
+        kept = [r for r in records if isinstance(r, EntryOrder)]
         self.committed += kept
         self.write(kept)
         return True
@@ -1071,7 +1071,7 @@ def test_what_the_last_run_wrote_down_and_never_sent_is_given_up_with_proof() ->
     order = EntryOrder(
         f"{ENTRY_ID_PREFIX}1", T, YES, Decimal(90), Decimal("0.50"), "", EntryState.SENDING, rig.clock.now()
     )
-    rig.entries.resume(Remembered(entries=(to_record(order),)))
+    rig.entries.resume(Remembered(entries=(order,)))
     rig.passes(int(ABSENT_AFTER_S / 5) - 1, each_s=5)
     assert len(rig.entries.orders()) == 1
     rig.passes(4, each_s=5)

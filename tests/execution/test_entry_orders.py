@@ -29,7 +29,6 @@ from base.execution.entry_orders import (
     sum_reserved,
     take_found,
     take_missing,
-    to_record,
     why_to_cancel,
 )
 from base.execution.gateway import FoundOrder
@@ -384,8 +383,7 @@ def test_what_may_be_bought_and_is_not_held_is_always_reserved(
 
 
 def test_what_a_run_left_behind_is_unknown_and_to_go() -> None:
-    record = to_record(order(R, filled=D(3)))
-    known = from_before(record, NOW + 100, WALL + 100)
+    known = from_before(order(R, filled=D(3)), NOW + 100, WALL + 100)
     assert known.order == order(U, filled=D(3))
     assert known.cancel_why
     assert (known.sent_at, known.sent_at_wall) == (NOW, WALL)

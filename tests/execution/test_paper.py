@@ -16,6 +16,7 @@ from base.execution.gateway import EntryGateway, Gateway, OrderLookup
 from base.execution.paper import HAND_OVER_S_MAX, RESULT_READ_S, PaperGateway
 from base.model.market import BookSide, MarketStatus, OutcomeSide
 from base.model.order import (
+    EntryOrder,
     EntryState,
     OrderAck,
     OrderRequest,
@@ -28,7 +29,7 @@ from base.model.position import Fill
 from base.store.journal import Journal
 from base.store.portfolio import Portfolio
 from base.store.reconcile import AGREEMENT_S
-from base.store.records import EntryRecord, FillRecord, PaperRecord, Record, Remembered
+from base.store.records import FillRecord, PaperRecord, Record, Remembered
 from tests.execution.paper_rig import ASK, BID, GTC, NO, YES, D, PaperRig, T, displayed, real
 from tests.fakes.clock import FakeClock
 
@@ -610,9 +611,7 @@ def test_what_rested_is_canceled_by_a_restart(runs: Runs) -> None:
     rig = runs.start()
     ack = rig.gateway.create_entry(rig.request(BID, "10", "0.39", GTC))
     assert runs.journal is not None
-    entry = EntryRecord(
-        "c1", T, YES, D(10), D("0.39"), "mine", EntryState.RESTING, 1.0, order_id=ack.order_id
-    )
+    entry = EntryOrder("c1", T, YES, D(10), D("0.39"), "mine", EntryState.RESTING, 1.0, order_id=ack.order_id)
     runs.journal.commit([entry])
     again = runs.start()
     found = again.gateway.find_orders({"c1": T}, 0).found["c1"]

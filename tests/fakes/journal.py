@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import TypeVar
 
+from base.model.order import EntryOrder
 from base.store.records import (
     AttemptRecord,
-    EntryRecord,
     EpisodeRecord,
     FillRecord,
     LedgerRecord,
@@ -94,7 +94,7 @@ class MemoryJournal:
             fills=tuple(self._of(FillRecord)),
             ledgers=tuple(sorted(self._of(LedgerRecord), key=lambda ledger: ledger.day)),
             results=tuple(self._of(ResultRecord)),
-            entries=tuple(e for e in self._of(EntryRecord) if e.state.may_fill),
+            entries=tuple(e for e in self._of(EntryOrder) if e.state.may_fill),
         )
 
     def episode(self, episode_id: str) -> EpisodeRecord | None:

@@ -35,7 +35,8 @@ from base.model.market import (
 from base.model.order import OrderRequest, TimeInForce, entry_book_side, exit_book_side, to_yes_leg
 from base.model.position import Fill, Position
 from base.model.rules import ExitRule, HoldReason, RuleState
-from base.risk.exit_rules import can_ever_exit, evaluate, price_to_act_on, stop_levels
+from base.risk.exit_rules import evaluate, price_to_act_on
+from base.risk.levels import can_ever_exit, stop_levels
 from base.store.portfolio import Portfolio
 from tests.fakes.clock import FakeClock
 from tests.risk.cases import MONOTONIC, NO, NOW, TICKER, YES, mirrored, quote

@@ -12,13 +12,12 @@ from decimal import Decimal
 from pathlib import Path
 
 from base.model.market import BookSide, OutcomeSide
-from base.model.order import EntryState
+from base.model.order import EntryOrder, EntryState
 from base.model.rules import ExitReason
 from base.store.records import (
     AttemptOutcome,
     AttemptRecord,
     DecisionRecord,
-    EntryRecord,
     EpisodeRecord,
     FillRecord,
     HedgeRecord,
@@ -112,8 +111,8 @@ def result(day: str = "2026-09-21") -> ResultRecord:
     return ResultRecord(f"{day}|{T}|value", day, T, "value", Decimal("-1.30"), Decimal("0.04"))
 
 
-def entry(id: str = "en-1", *, state: EntryState = EntryState.RESTING) -> EntryRecord:
-    return EntryRecord(
+def entry(id: str = "en-1", *, state: EntryState = EntryState.RESTING) -> EntryOrder:
+    return EntryOrder(
         client_order_id=id,
         ticker=T,
         outcome_side=OutcomeSide.NO,

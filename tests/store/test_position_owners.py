@@ -7,11 +7,11 @@ from decimal import Decimal
 import pytest
 
 from base.model.market import BookSide, OutcomeSide
-from base.model.order import EntryState
+from base.model.order import EntryOrder, EntryState
 from base.model.position import Fill, Position
 from base.store.portfolio import AGREEMENT_S, READ_LAG_S, Portfolio
 from base.store.realized import Holding, Payout, replay
-from base.store.records import EntryRecord, PositionRecord, Remembered
+from base.store.records import PositionRecord, Remembered
 from tests.fakes.clock import FakeClock
 
 D = Decimal
@@ -178,7 +178,7 @@ def test_a_fill_before_the_first_read_keeps_it_too() -> None:
 
 
 def test_an_entry_that_was_under_way_before_a_restart_opens_for_its_strategy() -> None:
-    entry = EntryRecord(MINE, T, YES, D(10), D("0.50"), "value", EntryState.UNKNOWN, 5.0)
+    entry = EntryOrder(MINE, T, YES, D(10), D("0.50"), "value", EntryState.UNKNOWN, 5.0)
     rig = Rig(Remembered(entries=(entry,)), held())
     assert rig.owner == "value"
 
