@@ -15,6 +15,23 @@ BotError
 
 from __future__ import annotations
 
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How the program ends, for the shell and for systemd."""
+
+    OK = 0
+    """Stopped as asked, or nothing wrong."""
+    CONFIG = 2
+    """The configuration or the command line is wrong."""
+    ALREADY_RUNNING = 3
+    """Another instance holds the lock of the same key."""
+    UNSAFE = 4
+    """It could not keep running safely."""
+    FAILED = 5
+    """A command's check or action failed."""
+
 
 class BotError(Exception):
     """Base of everything that this program raises on purpose."""

@@ -22,14 +22,8 @@ from base.app.config import Config, load_config
 from base.app.logging_setup import configure_logging, redact, register_secret
 from base.app.status_client import read_evaluations, read_status
 from base.clock import Clock, SystemClock
-from base.errors import AlreadyRunningError, BotError, ConfigError
+from base.errors import AlreadyRunningError, BotError, ConfigError, ExitCode
 from base.log import escape
-
-EXIT_OK = 0
-EXIT_CONFIG = 2
-EXIT_ALREADY_RUNNING = 3
-EXIT_UNSAFE = 4
-EXIT_FAILED = 5
 
 DESCRIPTION = """\
 Backstop watches the positions of a Kalshi account and gets out when a rule says so: once, for exactly
@@ -108,13 +102,13 @@ def main(
         return code
     except ConfigError as exc:
         _complain(*exc.problems)
-        return EXIT_CONFIG
+        return ExitCode.CONFIG
     except AlreadyRunningError as exc:
         _complain(str(exc))
-        return EXIT_ALREADY_RUNNING
+        return ExitCode.ALREADY_RUNNING
     except BrokenPipeError:
         _leave_closed_pipe()
-        return EXIT_OK
+        return ExitCode.OK
     except BotError as exc:
         _complain(str(exc))
     except ModuleNotFoundError as exc:
@@ -123,7 +117,7 @@ def main(
         _complain("interrupted")
     except Exception:  # safety net: an exit code that means something, and a traceback without secrets
         print(redact(traceback.format_exc()), file=sys.stderr)
-    return EXIT_FAILED
+    return ExitCode.FAILED
 
 
 @dataclass(frozen=True)
@@ -150,7 +144,7 @@ def _dispatch(arguments: list[str], invocation: _Invocation) -> int:
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as exc:  # argparse ends the process after --help, --version and usage errors
-        return exc.code if isinstance(exc.code, int) else EXIT_CONFIG
+        return exc.code if isinstance(exc.code, int) else ExitCode.CONFIG
     if options.command == "dashboard":
         return _show_dashboard()
     if options.command == "systemd":
@@ -179,10 +173,10 @@ def _run_or_say_unsafe(daemon: Callable[[Config], int], config: Config) -> int:
         raise
     except KeyboardInterrupt:  # before the daemon's own signal handlers were in place
         _complain("interrupted")
-        return EXIT_OK
+        return ExitCode.OK
     except Exception:  # safety net: see above
         print(redact(traceback.format_exc()), file=sys.stderr)
-        return EXIT_UNSAFE
+        return ExitCode.UNSAFE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -240,7 +234,7 @@ def _show_status(config: Config, clock: Clock, *, as_json: bool, watch: bool) ->
 
     if not watch:
         print_once(read_status(config))
-        return EXIT_OK
+        return ExitCode.OK
     from base.app.status_watch import Screen, watch_status
 
     show: Callable[[Mapping[str, Any]], None] = print_once
@@ -249,7 +243,7 @@ def _show_status(config: Config, clock: Clock, *, as_json: bool, watch: bool) ->
         screen = Screen(sys.stdout, color=_use_color())
         show, show_outage = screen.show, screen.show_outage
     watch_status(lambda: read_status(config), show, show_outage, clock)
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _show_evaluations(config: Config, ticker: str) -> int:
@@ -257,14 +251,14 @@ def _show_evaluations(config: Config, ticker: str) -> int:
     from base.ui.terminal import print_explain
 
     print_explain(ticker, told.rows, sys.stdout, color=_use_color(), trading_mode=told.trading_mode)
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _show_dashboard() -> int:
     from base.ui.dashboard import dashboard
 
     print(json.dumps(dashboard(), indent=2))
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _show_unit(invocation: _Invocation, user: str, env_file: Path | None) -> int:
@@ -285,7 +279,7 @@ def _show_unit(invocation: _Invocation, user: str, env_file: Path | None) -> int
         rules_file=config.rules_file,
     )
     print(render_unit(paths), end="")
-    return EXIT_OK
+    return ExitCode.OK
 
 
 def _use_color() -> bool:

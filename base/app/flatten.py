@@ -27,7 +27,7 @@ from base.app.live_gateway import LiveGateway
 from base.app.progress import ProgressBar
 from base.app.sandbox_process import running_sandbox
 from base.clock import Clock, SystemClock
-from base.errors import AlreadyRunningError, BotError, ConfigError
+from base.errors import AlreadyRunningError, BotError, ConfigError, ExitCode
 from base.execution.exits import ExitDesk, ExitOrder
 from base.execution.gateway import PriceView
 from base.kalshi.rate_limit import Lane
@@ -38,8 +38,6 @@ from base.store.journal import Journal
 from base.store.portfolio import Portfolio
 from base.store.records import Remembered
 
-EXIT_OK = 0
-EXIT_FAILED = 5
 DEADLINE_S = 60.0
 """How long positions may take to go; what is left then is named, and the command can be run again."""
 CHECK_S = 0.5
@@ -55,12 +53,12 @@ def main(config: Config, ticker: str | None, yes: bool) -> int:
             "of the account; set TRADING_MODE=live to do that",
             file=sys.stderr,
         )
-        return EXIT_FAILED
+        return ExitCode.FAILED
     if config.runs_embedded_sandbox:
         address = running_sandbox(config.state_dir)
         if address is None:
             print("no sandbox is running in this STATE_DIR: start it with `run`", file=sys.stderr)
-            return EXIT_FAILED
+            return ExitCode.FAILED
         config = config.with_exchange(address.rest_url, address.ws_url, address.key_id, address.key_file)
     clock = SystemClock()
     with _alone(config.api_key_id), _journal(config, clock) as journal:
@@ -157,7 +155,7 @@ class Flatten:
         resting = RestingOrders(self._exchange, self._clock, self._say, ticker)
         resting.tell()
         if not held and resting.is_known and not resting.own:
-            return EXIT_OK
+            return ExitCode.OK
         for position in held.values():
             self._say(f"{position.ticker}: {position.count} {position.outcome_side.value.upper()}")
         canceling = f", after canceling {len(resting.own)} resting order(s)" if resting.own else ""
@@ -165,13 +163,13 @@ class Flatten:
             f"Close {len(held)} position(s) at what the book pays now{canceling}? [y/N] "
         ):
             self._say("nothing was closed")
-            return EXIT_FAILED
+            return ExitCode.FAILED
         self._block_entries()
         are_gone = resting.cancel_own()
         if resting.own:
             held = self._with_bought(held, ticker)
         left = self._close(held)
-        return EXIT_OK if are_gone and not left else EXIT_FAILED
+        return ExitCode.OK if are_gone and not left else ExitCode.FAILED
 
     def _read_open(self, ticker: str | None) -> dict[str, Position]:
         """What is held and can still be sold, priced; the rest is named."""

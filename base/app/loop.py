@@ -45,11 +45,11 @@ from base.app.rules import RulesInForce
 from base.app.sandbox_process import EmbeddedSandbox
 from base.app.services import PeriodicService
 from base.app.strategy_loading import check_strategy_name
-from base.app.supervisor import EXIT_CONFIG, Supervisor, Watched
+from base.app.supervisor import Supervisor, Watched
 from base.app.systemd import ServiceManager
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
-from base.errors import BotError, ConfigError
+from base.errors import BotError, ConfigError, ExitCode
 from base.execution.exits import ExitDesk
 from base.execution.gateway import PriceView
 from base.execution.paper import SETTLE_S, STEP_S, PaperGateway
@@ -471,7 +471,7 @@ class Daemon:
         try:
             self._openings.make()
         except ConfigError:
-            self._supervisor.stop_with(EXIT_CONFIG)
+            self._supervisor.stop_with(ExitCode.CONFIG)
             self._supervisor.wait_for_exit_code()
             raise
 

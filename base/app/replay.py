@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from base.app.progress import ProgressBar
-from base.errors import BotError, ConfigError, WireError
+from base.errors import BotError, ConfigError, ExitCode, WireError
 from base.kalshi.frames import decode_frame
 from base.kalshi.orderbook import OrderBook, SequenceCheck
 from base.kalshi.wire import parse_cents, parse_ticker
@@ -54,8 +54,6 @@ SURE = Decimal("0.90")
 """A market whose last real bid is at least this is taken to settle that way."""
 CUT_OFF_S = 60.0
 """A tape that ends this long before a known close does not tell how the market settled."""
-
-EXIT_OK, EXIT_USAGE, EXIT_UNREADABLE = 0, 2, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +118,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = _parse_arguments(argv)
     except SystemExit as exc:  # argparse leaves this way, after printing what is wrong or the help
-        return exc.code if isinstance(exc.code, int) else EXIT_USAGE
+        return exc.code if isinstance(exc.code, int) else ExitCode.CONFIG
     try:
         book = _rule_book(options)
     except ConfigError as exc:
         print("\n".join(exc.problems), file=sys.stderr)
-        return EXIT_USAGE
+        return ExitCode.CONFIG
     try:
         tape = _open_tape(Path(options.tape))
         sides = list(OutcomeSide) if options.side == "both" else [OutcomeSide(options.side)]
@@ -137,8 +135,8 @@ def main(argv: Sequence[str]) -> int:
             _write_files(Path(options.out), results, totals)
     except (BotError, OSError) as exc:
         print(f"replay: {exc}", file=sys.stderr)
-        return EXIT_UNREADABLE
-    return EXIT_OK
+        return ExitCode.FAILED
+    return ExitCode.OK
 
 
 def read_tape(lines: Iterable[bytes]) -> Tape:

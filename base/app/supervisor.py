@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from base.app.logging_setup import log_stacks
 from base.app.ui_metrics import ThreadHealth
 from base.clock import Clock
+from base.errors import ExitCode
 from base.log import log_event
 from base.model.market import ZERO
 from base.risk.limits import Limits, is_daily_loss_hit
@@ -30,9 +31,6 @@ TICK_S = 0.25
 STALLED_S = 60.0
 MAIN_GRACE_S = 1.0
 """How long main may take to come out of the strategy after everything else has stopped."""
-EXIT_OK = 0
-EXIT_CONFIG = 2
-EXIT_UNSAFE = 4
 _LEVELS = {
     TradingState.HALTED: logging.CRITICAL,
     TradingState.REDUCING: logging.WARNING,
@@ -103,7 +101,7 @@ class Supervisor:
         # A kill switch that is on at the start holds from the start: an exit could leave before a first look.
         self._state = TradingState.HALTED if halted() else TradingState.REDUCING
         self._state_why = "starting"
-        self._exit_code = EXIT_OK
+        self._exit_code: int = ExitCode.OK
         self._deaths: dict[str, int] = {}
         self._is_watching = False
         self._watching_since = 0.0
@@ -225,7 +223,7 @@ class Supervisor:
 
     def _give_up(self) -> None:
         with self._lock:
-            self._exit_code = EXIT_UNSAFE
+            self._exit_code = ExitCode.UNSAFE
         self._stop.set()
 
     def _update_trading_state(self) -> None:
@@ -236,7 +234,7 @@ class Supervisor:
             api_ok=self._api_ok(),
             daily_loss_hit=self._is_loss_of_the_day_hit(),
             exposure_hit=self._is_exposure_hit(),
-            service_died=bool(self._deaths) or self._exit_code == EXIT_UNSAFE,
+            service_died=bool(self._deaths) or self._exit_code == ExitCode.UNSAFE,
             entries_blocked=self._entries_blocked(),
             kill_switch=kill_switch,
         )

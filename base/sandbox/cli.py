@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from base.clock import SystemClock
-from base.errors import ConfigError
+from base.errors import ConfigError, ExitCode
 from base.model.market import OutcomeSide
 from base.sandbox.scenario import Scenario, default_scenario, load_scenario
 from base.sandbox.server import DEFAULT_SEED, rest_url, serve, ws_url
@@ -26,8 +26,6 @@ from base.sandbox.signatures import KeyPair, open_key_dir
 from base.sandbox.tape import Tape, TapePlayer, open_tape
 from base.sandbox.venue import Venue
 
-EXIT_OK = 0
-EXIT_CONFIG = 2
 SPEED_MAX = 10_000.0
 PROGRESS_EVERY_S = 0.5
 _log = logging.getLogger(__name__)
@@ -59,19 +57,19 @@ def main(argv: list[str] | None = None) -> int:
         progress = TapeProgress(sys.stderr)
         venue = build_venue(options, progress)
     except SystemExit as exc:  # argparse has said what is wrong
-        return EXIT_OK if exc.code in (0, None) else EXIT_CONFIG
+        return ExitCode.OK if exc.code in (0, None) else ExitCode.CONFIG
     except ConfigError as exc:
         for problem in exc.problems:
             sys.stderr.write(f"{problem}\n")
-        return EXIT_CONFIG
+        return ExitCode.CONFIG
     try:
         asyncio.run(_serve(options, venue, keys, progress))
     except OSError as exc:
         sys.stderr.write(f"cannot listen on port {options.port}: {exc}; choose another --port\n")
-        return EXIT_CONFIG
+        return ExitCode.CONFIG
     finally:
         progress.close()
-    return EXIT_OK
+    return ExitCode.OK
 
 
 class TapeProgress:

@@ -10,8 +10,9 @@ from decimal import Decimal
 
 import pytest
 
-from base.app.supervisor import EXIT_OK, EXIT_UNSAFE, STALLED_S, Supervisor, Watched
+from base.app.supervisor import STALLED_S, Supervisor, Watched
 from base.clock import SystemClock
+from base.errors import ExitCode
 from base.model.market import BookSide, OutcomeSide
 from base.model.position import Position
 from base.risk.limits import Limits
@@ -99,7 +100,7 @@ def test_a_stop_signal_stops(number: int) -> None:
     rig = Rig()
     rig.tick(number)
     assert rig.stop.is_set()
-    assert rig.exit_code == EXIT_OK
+    assert rig.exit_code == ExitCode.OK
 
 
 def test_a_hangup_reloads_the_rules_and_goes_on() -> None:
@@ -153,7 +154,7 @@ def test_a_thread_that_dies_twice_ends_the_process_with_code_4(comes_back: bool)
     thread.alive = False
     rig.tick()
     assert rig.stop.is_set()
-    assert rig.exit_code == EXIT_UNSAFE
+    assert rig.exit_code == ExitCode.UNSAFE
     assert thread.restarts == 1
 
 
@@ -178,7 +179,7 @@ def test_a_checker_without_passes_ends_the_process_with_code_4() -> None:
     rig.clock.advance(1)
     rig.tick()
     assert rig.stop.is_set()
-    assert rig.exit_code == EXIT_UNSAFE
+    assert rig.exit_code == ExitCode.UNSAFE
     assert rig.state is TradingState.REDUCING, "nothing is opened on the way out"
 
 
@@ -187,7 +188,7 @@ def test_a_checker_that_never_made_a_pass_is_stalled_too() -> None:
     rig.supervisor.watch_threads()
     rig.clock.advance(STALLED_S + 8)
     rig.tick()
-    assert rig.exit_code == EXIT_UNSAFE
+    assert rig.exit_code == ExitCode.UNSAFE
 
 
 def test_another_thread_that_is_late_is_shown_and_not_killed() -> None:
@@ -390,7 +391,7 @@ def test_a_strategy_that_never_returns_is_abandoned() -> None:
     supervisor.start()
     signals.put(signal.SIGTERM)
     assert gone.wait(5), "main never calls wait_for_exit_code"
-    assert left == [EXIT_OK]
+    assert left == [ExitCode.OK]
 
 
 def test_main_leaves_by_itself_when_it_can() -> None:
@@ -404,7 +405,7 @@ def test_main_leaves_by_itself_when_it_can() -> None:
     supervisor, signals, gone = threaded(shut_down, left)
     supervisor.start()
     signals.put(signal.SIGTERM)
-    assert supervisor.wait_for_exit_code() == EXIT_OK
+    assert supervisor.wait_for_exit_code() == ExitCode.OK
     assert not gone.wait(0.05)
     assert (left, shut) == ([], [1])
 
@@ -418,4 +419,4 @@ def test_a_reload_or_an_end_that_raises_does_not_keep_the_process() -> None:
     supervisor.start()
     signals.put(signal.SIGHUP)
     signals.put(signal.SIGTERM)
-    assert supervisor.wait_for_exit_code() == EXIT_OK
+    assert supervisor.wait_for_exit_code() == ExitCode.OK

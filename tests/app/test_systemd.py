@@ -20,7 +20,7 @@ import pytest
 from base.app.cli import main
 from base.app.config_values import private_file_problem
 from base.app.services import PeriodicService
-from base.app.supervisor import EXIT_UNSAFE, STALLED_S, Supervisor, Watched
+from base.app.supervisor import STALLED_S, Supervisor, Watched
 from base.app.systemd import (
     READY_WITHOUT_POSITIONS_S,
     STATUS_EVERY_S,
@@ -29,7 +29,7 @@ from base.app.systemd import (
     installed_command,
     render_unit,
 )
-from base.errors import ConfigError, TransientError
+from base.errors import ConfigError, ExitCode, TransientError
 from base.execution.exits import ExitDesk
 from base.kalshi.websocket_client import FeedStatus
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
@@ -341,7 +341,7 @@ def test_a_frozen_checker_starves_the_watchdog_and_then_ends_the_process_with_co
         assert not rig.stop.is_set()
         rig.run(STALLED_S - WATCHDOG_S, sweeps=False)
         assert rig.stop.is_set(), "where no service manager watches, it leaves by itself"
-    assert rig.supervisor.wait_for_exit_code() == EXIT_UNSAFE
+    assert rig.supervisor.wait_for_exit_code() == ExitCode.UNSAFE
 
 
 def test_a_checker_that_goes_on_feeds_the_watchdog_again(notify: NotifySocket) -> None:
