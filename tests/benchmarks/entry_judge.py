@@ -15,7 +15,7 @@ from base.sandbox.happenings import Filled, Happening, OrderChanged
 from base.sandbox.ledger import Ledger
 from base.sandbox.market import event_of
 from base.sandbox.records import FillRecord, OrderRecord, outcome_price
-from tests.benchmarks.judge import EXIT_ID_PREFIX
+from tests.benchmarks.judge import EXIT_ID_PREFIX, Violation
 
 ENTRY_ID_PREFIX = "backstop-entry-"
 VIOLATIONS_MAX = 50
@@ -41,16 +41,6 @@ class Crime(StrEnum):
     """A position changed its side, or an entry sold."""
     UNSOLD = "unsold"
     """What had fallen through its stop was still held long after."""
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    crime: Crime
-    ticker: str
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{self.crime} {self.ticker}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Crime(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    crime: Crime
+    crime: StrEnum
     ticker: str
     detail: str
 

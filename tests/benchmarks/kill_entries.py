@@ -34,9 +34,9 @@ from base.sandbox.scenario import MarketPlan, Scenario
 from base.sandbox.server import SandboxServer
 from base.sandbox.venue import Player, Venue
 from tests.benchmarks import entry_judge
-from tests.benchmarks.entry_judge import ENTRY_ID_PREFIX, Caps, Crime, Violation, Watch
-from tests.benchmarks.judge import yes_quote
-from tests.benchmarks.kill_exits import middle_and_end
+from tests.benchmarks.entry_judge import ENTRY_ID_PREFIX, Caps, Crime, Watch
+from tests.benchmarks.judge import Violation, yes_quote
+from tests.benchmarks.kill_exits import Kill, middle_and_end
 from tests.benchmarks.restless import side_of
 from tests.integration.rig import Daemon
 
@@ -75,12 +75,6 @@ LONGEST_S = {
     Moment.BOUGHT: 0.05,
     Moment.START_UP: 3.0,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    moment: Moment
-    after_s: float
 
 
 @dataclass(frozen=True, slots=True)

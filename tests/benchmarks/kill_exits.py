@@ -65,7 +65,7 @@ class Moment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    moment: Moment
+    moment: StrEnum
     after_s: float
 
 

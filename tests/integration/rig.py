@@ -32,6 +32,15 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def held_market(ticker: str, bid: str, ask: str, *, side: str, count: str, entry: str) -> str:
+    """A market of a scenario that moves only when it is told to, with a position in it; in dollars."""
+    position = f'{{ side = "{side}", count = "{count}", entry = "{entry}" }}'
+    return (
+        f'[[market]]\nticker = "{ticker}"\nbid = "{bid}"\nask = "{ask}"\nmode = "quiet"\n'
+        f"position = {position}\n"
+    )
+
+
 def environment_of(directory: Path, server: SandboxServer | None) -> dict[str, str]:
     """What `run_bot.py` is started with for an account of this sandbox."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("KALSHI_", "UI_", "STRATEGY"))}

@@ -12,34 +12,17 @@ import pytest
 
 from base.sandbox.scenario import Scenario, parse_scenario
 from base.sandbox.server import SandboxServer
-from tests.integration.rig import Daemon
+from tests.integration.rig import Daemon, held_market
 
 YES = "KXTEST-YES-A"
 NO = "KXTEST-NO-B"
 CALM = "KXTEST-CALM-C"
 
-HELD = f"""
-[[market]]
-ticker = "{YES}"
-bid = "0.60"
-ask = "0.62"
-mode = "quiet"
-position = {{ side = "yes", count = "10", entry = "0.60" }}
-
-[[market]]
-ticker = "{NO}"
-bid = "0.38"
-ask = "0.40"
-mode = "quiet"
-position = {{ side = "no", count = "12.50", entry = "0.60" }}
-
-[[market]]
-ticker = "{CALM}"
-bid = "0.50"
-ask = "0.52"
-mode = "quiet"
-position = {{ side = "yes", count = "5", entry = "0.50" }}
-"""
+HELD = (
+    held_market(YES, "0.60", "0.62", side="yes", count="10", entry="0.60")
+    + held_market(NO, "0.38", "0.40", side="no", count="12.50", entry="0.60")
+    + held_market(CALM, "0.50", "0.52", side="yes", count="5", entry="0.50")
+)
 
 
 def scenario(text: str) -> Scenario:

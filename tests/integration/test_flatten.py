@@ -17,26 +17,14 @@ from base.model.order import TimeInForce
 from base.sandbox.records import NewOrder, SelfTradePrevention
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
-from tests.integration.rig import PROJECT, Daemon, environment_of
+from tests.integration.rig import PROJECT, Daemon, environment_of, held_market
 
 YES = "KXTEST-YES-A"
 NO = "KXTEST-NO-B"
 
-HELD = f"""
-[[market]]
-ticker = "{YES}"
-bid = "0.60"
-ask = "0.62"
-mode = "quiet"
-position = {{ side = "yes", count = "10", entry = "0.60" }}
-
-[[market]]
-ticker = "{NO}"
-bid = "0.38"
-ask = "0.40"
-mode = "quiet"
-position = {{ side = "no", count = "12.55", entry = "0.60" }}
-"""
+HELD = held_market(YES, "0.60", "0.62", side="yes", count="10", entry="0.60") + held_market(
+    NO, "0.38", "0.40", side="no", count="12.55", entry="0.60"
+)
 BOTH = {YES: Decimal(10), NO: Decimal("12.55")}
 
 

@@ -10,27 +10,15 @@ import pytest
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
 from tests.integration.browser import CHROMIUM, Browser
-from tests.integration.rig import Daemon
+from tests.integration.rig import Daemon, held_market
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 YES = "KXTEST-YES-A"
 NO = "KXTEST-NO-B"
-HELD = f"""
-[[market]]
-ticker = "{YES}"
-bid = "0.60"
-ask = "0.62"
-mode = "quiet"
-position = {{ side = "yes", count = "10", entry = "0.60" }}
-
-[[market]]
-ticker = "{NO}"
-bid = "0.38"
-ask = "0.40"
-mode = "quiet"
-position = {{ side = "no", count = "12.50", entry = "0.60" }}
-"""
+HELD = held_market(YES, "0.60", "0.62", side="yes", count="10", entry="0.60") + held_market(
+    NO, "0.38", "0.40", side="no", count="12.50", entry="0.60"
+)
 GREEN = "document.querySelector('#coverage.good') !== null"
 RED = "document.querySelector('#coverage.bad') !== null"
 NOT_KNOWN = "document.querySelector('#coverage.unknown') !== null"

@@ -14,7 +14,7 @@ from base.model.market import ZERO, OutcomeSide
 from base.model.trading_day import day_end_s, day_start_s, trading_day
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
-from tests.integration.rig import Daemon
+from tests.integration.rig import Daemon, held_market
 from tests.integration.trading_day_rig import (
     ALPHA,
     BETA,
@@ -158,28 +158,11 @@ def test_a_change_of_the_time_zone_counts_nothing_twice(tmp_path: Path) -> None:
 # --- the whole daemon ---------------------------------------------------------------------------------
 
 YES, NO, ENDS = "KXTEST-YES-A", "KXTEST-NO-B", "KXENDS-1-C"
-HELD = f"""
-[[market]]
-ticker = "{YES}"
-bid = "0.60"
-ask = "0.62"
-mode = "quiet"
-position = {{ side = "yes", count = "10", entry = "0.60" }}
-
-[[market]]
-ticker = "{NO}"
-bid = "0.38"
-ask = "0.40"
-mode = "quiet"
-position = {{ side = "no", count = "12.50", entry = "0.60" }}
-
-[[market]]
-ticker = "{ENDS}"
-bid = "0.50"
-ask = "0.52"
-mode = "quiet"
-position = {{ side = "yes", count = "5", entry = "0.47" }}
-"""
+HELD = (
+    held_market(YES, "0.60", "0.62", side="yes", count="10", entry="0.60")
+    + held_market(NO, "0.38", "0.40", side="no", count="12.50", entry="0.60")
+    + held_market(ENDS, "0.50", "0.52", side="yes", count="5", entry="0.47")
+)
 
 
 def told_of(daemon: Daemon) -> dict[str, tuple[Decimal, Decimal]]:
