@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "base.risk",
         "base.store",
         "base.execution",
-        "base.kalshi.websocket_client",
+        "base.kalshi.feed",
         "base.kalshi.websocket_price_cache",
     ),
     # Its memory, which goes to the journal.
@@ -93,7 +93,7 @@ THIRD_PARTY: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "urllib3": ("base.kalshi.rest_client", {}),
     "waitress": ("base.ui.server", {}),
-    "websocket": ("base.kalshi.websocket_client", {}),
+    "websocket": ("base.kalshi.websocket_client", {"base.kalshi.websocket_socket": "the socket under it"}),
 }
 
 # What decides must not do: no clock, no thread, no log, no I/O.

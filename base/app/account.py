@@ -20,7 +20,7 @@ from base.app.foreign_orders import ForeignOrders
 from base.app.services import PeriodicService
 from base.clock import Clock
 from base.execution.exits import ExitDesk
-from base.kalshi.websocket_client import FeedState
+from base.kalshi.feed import FeedState
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.log import log_event
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate

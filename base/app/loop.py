@@ -53,7 +53,8 @@ from base.errors import BotError, ConfigError, ExitCode
 from base.execution.exits import ExitDesk
 from base.execution.gateway import PriceView
 from base.execution.paper import SETTLE_S, STEP_S, PaperGateway
-from base.kalshi.websocket_client import FeedSettings, NoFeed, WebsocketClient
+from base.kalshi.feed import FeedSettings, NoFeed
+from base.kalshi.websocket_client import WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
 from base.risk.limits import Limits

@@ -24,8 +24,9 @@ from base.clock import Clock
 from base.execution.exits import ExitDesk
 from base.execution.gateway import EntryGateway, PriceView
 from base.execution.paper import PaperGateway
+from base.kalshi.feed import NoFeed
 from base.kalshi.rate_limit import Lane
-from base.kalshi.websocket_client import NoFeed, WebsocketClient
+from base.kalshi.websocket_client import WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import OrderUpdate
 from base.model.market import OutcomeSide

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from base.clock import Clock
 from base.execution.gateway import PriceView
-from base.kalshi.websocket_client import Depth
+from base.kalshi.feed import Depth
 from base.model.market import OutcomeSide, Quote
 from base.model.position import Position
 from base.risk.own_orders import is_only_ours, levels_without_own, without_own

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from base.app.config import Config
 from base.app.findings import Finding, fail, ok, warn
 from base.clock import Clock
+from base.kalshi.feed import FeedSettings, FeedState
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import Signer
-from base.kalshi.websocket_client import FeedSettings, FeedState, WebsocketClient
+from base.kalshi.websocket_client import WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
 from base.model.position import Fill

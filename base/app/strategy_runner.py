@@ -27,7 +27,7 @@ from base.app.strategy_loading import (
 from base.app.ui_metrics import ThreadHealth
 from base.clock import Clock
 from base.errors import BotError
-from base.kalshi.websocket_client import FeedStatus
+from base.kalshi.feed import FeedStatus
 from base.kalshi.websocket_price_cache import PriceEntry
 from base.log import RepeatedWarnings, log_event
 from base.model.market import Event

@@ -22,8 +22,8 @@ from base.app.ui_money import DayMoney, money_text, unrealized_of
 from base.clock import Clock
 from base.execution.episode import EpisodeState
 from base.execution.exits import EpisodeView
+from base.kalshi.feed import FeedStatus
 from base.kalshi.rate_limit import RequestCounts
-from base.kalshi.websocket_client import FeedStatus
 from base.log import log_event
 from base.model.order import EntryOrder
 from base.model.position import Position

@@ -20,22 +20,21 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol
-from urllib.parse import SplitResult, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 import websocket
 
 from base.clock import Clock
 from base.errors import WireError
 from base.kalshi.backoff import Backoff
+from base.kalshi.feed import NO_DEPTH, Depth, FeedSettings, FeedState, FeedStatus, StreamListener
 from base.kalshi.frames import decode_frame, encode_command
-from base.kalshi.orderbook import OrderBook, SequenceCheck, best_bids
+from base.kalshi.market_data import MarketData
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.subscriptions import Command, SubscriptionTracker
-from base.kalshi.transport import CA_FILE, tls_context
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
+from base.kalshi.websocket_socket import CONNECT_TIMEOUT_S, bound_frames, close_code, open_socket
 from base.log import RepeatedWarnings, log_event
 from base.model.events import (
     BookDelta,
@@ -53,12 +52,9 @@ from base.model.events import (
     Ticker,
     Unsubscribed,
 )
-from base.model.market import Level, OutcomeSide, PriceSource, Quote
-from base.model.position import Fill
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 0.05
 """How long a read waits before the loop looks at what else is due; a frame cut by it is resumed."""
 SEND_TIMEOUT_S = 5.0
@@ -67,83 +63,12 @@ STABLE_AFTER_S = 20.0
 """A connection that was heard for this long makes the next failure start at the initial delay again."""
 AUTH_DELAY_S_MIN = 5.0
 """A refused key or clock is not cured by hurrying."""
-FRAME_BYTES_MAX = 16 * 1024 * 1024
-"""A frame that announces more is refused before a byte of it is read (the exchange's limit is 64 MiB);
-so is a message that grows beyond it in fragments."""
 MAINTENANCE_S = 0.1
 """How often, at most, subscriptions are looked at while frames pour in."""
 UNKNOWN_TYPES_MAX = 50
 """So many message types that we do not know are counted by name, all others together."""
-DISTRUST_AFTER = 5
-"""A book whose top disagrees with this many tickers in a row is not believed any more."""
 SAMPLE_EVERY_S = 60.0
 SAMPLE_BYTES_MAX = 65_536
-DEPTH_LEVELS_MAX = 200
-"""So many levels a side are told: what an exit reaches through, on a grid of tenths of a cent too."""
-
-Depth = tuple[tuple[Level, ...], tuple[Level, ...]]
-"""The displayed YES bids and NO bids, best first, each in dollars of its own side."""
-NO_DEPTH: Depth = ((), ())
-
-
-class FeedState(StrEnum):
-    """What consumers may assume.
-
-    CONNECTING: nothing yet; prices come from REST. LIVE: frames flow; a confirmed quote may be acted on
-    however old it is. DOWN: no quote is kept fresh by the feed; REST carries all prices.
-    """
-
-    CONNECTING = "connecting"
-    LIVE = "live"
-    DOWN = "down"
-
-
-@dataclass(frozen=True, slots=True)
-class FeedStatus:
-    """The feed at one moment."""
-
-    state: FeedState
-    connected_for_s: float | None
-    last_frame_age_s: float | None
-    reconnects: int
-    messages: int
-    required: frozenset[str]
-    confirmed: frozenset[str]
-    connection: int
-    unknown_types: dict[str, int]
-    malformed: int
-    last_error: str
-
-    @property
-    def is_live(self) -> bool:
-        return self.state is FeedState.LIVE
-
-
-class StreamListener(Protocol):
-    """Who hears the private and lifecycle messages; called on the WebSocket thread, must not block."""
-
-    def fill(self, fill: Fill) -> None: ...
-
-    def order_update(self, update: OrderUpdate) -> None: ...
-
-    def position_update(self, update: PositionUpdate) -> None: ...
-
-    def lifecycle(self, event: Lifecycle) -> None: ...
-
-    def feed_changed(self, state: FeedState) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FeedSettings:
-    """Where to connect and how patiently; durations in seconds."""
-
-    url: str
-    silent_after_s: float = 25.0
-    reconnect_delay_initial_s: float = 0.5
-    reconnect_delay_max_s: float = 60.0
-    orderbook_feed: bool = True
-    ca_file: str = CA_FILE
-    """The certificate authorities that vouch for the exchange."""
 
 
 class _FeedSilent(Exception):
@@ -176,19 +101,19 @@ class WebsocketClient:
 
         # Owned by the WebSocket thread.
         self._tracker = SubscriptionTracker()
-        self._sequences: dict[int, SequenceCheck] = {}
-        self._disagreements: Counter[str] = Counter()
-        self._distrusted: set[str] = set()
         self._warnings = RepeatedWarnings()
+        self._data = MarketData(
+            self._tracker,
+            cache,
+            self._publish_if_confirmed,
+            self._warnings,
+            clock,
+            use_books=settings.orderbook_feed,
+        )
         self._ws: Any = None
         self._last_maintenance = 0.0
         self._announced_count = -1
         self._sample_due_at = 0.0
-
-        # Guards the field below and what is in it. Only the WebSocket thread changes books, so it reads
-        # them without; never held together with the other lock, during I/O or callbacks.
-        self._books_lock = threading.Lock()
-        self._books: dict[str, OrderBook] = {}
 
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
         self._required: frozenset[str] = frozenset()
@@ -270,18 +195,10 @@ class WebsocketClient:
 
     def depth(self, ticker: str) -> Depth:
         """The best levels of a held market's book, as far as it is known now; empty where the feed is not
-        live or the book cannot be believed (no snapshot since a gap, crossed, contradicted, not held).
-
-        Copied only when it is asked for: a book may change 240 times a second, and exits are rare.
-        """
+        live or the book cannot be believed (no snapshot since a gap, crossed, contradicted, not held)."""
         with self._lock:
             is_live = self._state_locked(self._clock.monotonic()) is FeedState.LIVE
-        with self._books_lock:
-            book = self._books.get(ticker)
-            if not is_live or book is None or not book.is_usable or book.is_crossed:
-                return NO_DEPTH
-            yes, no = book.bids(OutcomeSide.YES), book.bids(OutcomeSide.NO)
-        return best_bids(yes, DEPTH_LEVELS_MAX), best_bids(no, DEPTH_LEVELS_MAX)
+        return self._data.depth(ticker) if is_live else NO_DEPTH
 
     def ticker_sample(self) -> bytes | None:
         """A `ticker` frame as it came, at most a minute older than the last one; None before the first."""
@@ -377,7 +294,7 @@ class WebsocketClient:
 
     def _connect(self) -> None:
         url = urlsplit(self._settings.url)
-        sock = _open_socket(url, self._settings.ca_file)
+        sock = open_socket(url, self._settings.ca_file)
         with self._lock:
             self._sock = sock
             self._connection += 1
@@ -398,11 +315,10 @@ class WebsocketClient:
             suppress_origin=True,
         )
         ws.settimeout(READ_TIMEOUT_S)
-        _bound_frames(ws)
+        bound_frames(ws)
         self._ws = ws
         self._tracker.connection_opened()
-        self._sequences.clear()
-        self._disagreements.clear()
+        self._data.connection_opened(self._connection)
         self._announced_count = -1
         now = self._clock.monotonic()
         with self._lock:
@@ -433,8 +349,7 @@ class WebsocketClient:
             self._connected_at = None
             self._is_heard = False
             self._confirmed.clear()
-        with self._books_lock:
-            self._books.clear()  # the next connection begins with snapshots
+        self._data.connection_closed()
         if ws is not None:
             ws.shutdown()
         if sock is not None:
@@ -457,7 +372,7 @@ class WebsocketClient:
                 opcode, frame = -1, None
             now = self._clock.monotonic()
             if opcode == websocket.ABNF.OPCODE_CLOSE:  # a goodbye makes nothing live
-                raise OSError(f"the exchange closed the connection: {_close_code(frame.data)}")
+                raise OSError(f"the exchange closed the connection: {close_code(frame.data)}")
             if frame is not None:
                 with self._lock:
                     self._last_frame_at = self._alive_at = now
@@ -480,14 +395,11 @@ class WebsocketClient:
             self._suspects = set()
         if silent_s > self._settings.silent_after_s:
             raise _FeedSilent(f"no frame of any kind for {silent_s:.1f} s")
-        books = held - self._distrusted if self._settings.orderbook_feed else frozenset()
+        books = self._data.books_of(held)
         self._tracker.set_required(required, books)
         for ticker in suspects:
             self._tracker.suspect(ticker)
-        if gone := [t for t in self._books if t not in books]:
-            with self._books_lock:
-                for ticker in gone:
-                    del self._books[ticker]
+        self._data.keep_only(books)
         self._send(self._tracker.due_commands(now))
         if self._tracker.needs_reconnect:
             raise OSError("the exchange asks for a new authentication")
@@ -556,11 +468,11 @@ class WebsocketClient:
 
     def _dispatch(self, event: StreamEvent, now: float) -> None:
         if isinstance(event, Ticker):
-            self._take_ticker(event, now)
+            self._data.take_ticker(event, now)
         elif isinstance(event, BookDelta):
-            self._take_delta(event, now)
+            self._data.take_delta(event, now)
         elif isinstance(event, BookSnapshot):
-            self._take_snapshot(event, now)
+            self._data.take_snapshot(event, now)
         elif isinstance(event, FillEvent):
             self._listener.fill(event.fill)
         elif isinstance(event, OrderUpdate):
@@ -568,7 +480,7 @@ class WebsocketClient:
         elif isinstance(event, PositionUpdate):
             self._listener.position_update(event)
         elif isinstance(event, Lifecycle):
-            self._check_sequence(event.sid, event.seq)
+            self._data.check_sequence(event.sid, event.seq)
             self._cache.apply_lifecycle(event)
             if event.kind is not LifecycleKind.CREATED:
                 self._listener.lifecycle(event)
@@ -577,7 +489,7 @@ class WebsocketClient:
             with self._lock:
                 is_known = name in self._unknown or len(self._unknown) < UNKNOWN_TYPES_MAX
                 self._unknown[name if is_known else "other"] += 1
-            self._check_sequence(event.sid, event.seq)
+            self._data.check_sequence(event.sid, event.seq)
         else:
             self._take_reply(event, now)
 
@@ -596,240 +508,6 @@ class WebsocketClient:
                 also_since_last=held_back,
             )
         if not isinstance(event, Subscribed):
-            self._check_sequence(event.sid, event.seq)
-        lost = self._tracker.observe(event, now)
-        for sid in lost.sids:
-            # A new subscription may get the same number and counts from 1 again.
-            self._sequences.pop(sid, None)
-        self._give_up_books(lost.books)
+            self._data.check_sequence(event.sid, event.seq)
+        self._data.subscription_lost(self._tracker.observe(event, now))
         self._publish_confirmed()
-
-    def _check_sequence(self, sid: int | None, seq: int | None) -> None:
-        """Feed one number to the gap detector; a gap makes every book of that subscription unusable."""
-        if sid is None or seq is None:
-            return
-        if self._sequences.setdefault(sid, SequenceCheck()).accept(seq):
-            return
-        lost = self._give_up_books(self._tracker.books_of(sid))
-        self._tracker.request_snapshots(lost)
-        held_back = self._warnings.allow("sequence_gap", self._clock.monotonic())
-        if held_back is not None:
-            log_event(
-                logger,
-                logging.WARNING,
-                "sequence_gap",
-                sid=sid,
-                seq=seq,
-                books=len(lost),
-                also_since_last=held_back,
-            )
-
-    def _give_up_books(self, tickers: Iterable[str]) -> list[str]:
-        """Make these books unusable until their next snapshot; return which of them there were."""
-        with self._books_lock:
-            known = [t for t in tickers if t in self._books]
-            for ticker in known:
-                self._books[ticker].is_usable = False
-        return known
-
-    def _take_ticker(self, tick: Ticker, now: float) -> None:
-        was_confirmed = self._tracker.is_confirmed(tick.ticker)
-        self._tracker.price_seen(tick.ticker)
-        book = self._books.get(tick.ticker)
-        if book is not None and book.is_usable:
-            self._compare(book, tick, now)
-        if book is None or not book.is_usable or book.is_crossed or self._is_newer(tick, book, now):
-            # The book speaks between tickers; where it is already newer, the ticker only confirms. A
-            # crossed book says nothing, and must not keep the ticker from speaking.
-            self._cache.apply(
-                Quote(
-                    ticker=tick.ticker,
-                    yes_bid=tick.yes_bid,
-                    yes_ask=tick.yes_ask,
-                    yes_bid_size=tick.yes_bid_size,
-                    yes_ask_size=tick.yes_ask_size,
-                    last_price=tick.last_price,
-                    ts_ms=tick.ts_ms,
-                    received_monotonic=now,
-                    received_at=self._clock.now(),
-                    source=PriceSource.WS if was_confirmed else PriceSource.SNAPSHOT,
-                    connection=self._connection,
-                )
-            )
-        if not was_confirmed:
-            self._publish_if_confirmed(tick.ticker)
-
-    def _is_newer(self, tick: Ticker, book: OrderBook, now: float) -> bool:
-        """Whether a ticker says more than the book: one snapshot has no time, a tick of the older form
-        none either."""
-        if book.ts_ms == 0:
-            return now - book.snapshot_at > 1.0
-        return tick.ts_ms == 0 or tick.ts_ms > book.ts_ms
-
-    def _compare(self, book: OrderBook, tick: Ticker, now: float) -> None:
-        """Hold the book against the ticker: one frame is the top of book at its own time.
-
-        The announced change of the NO side's scale, or a lost message without a gap in `seq`, would
-        show as a steady disagreement; then the book is not believed and the ticker carries on alone.
-        """
-        if tick.ts_ms < book.ts_ms or (tick.yes_bid_size is None and tick.yes_ask_size is None):
-            return
-        if (book.yes_bid, book.yes_ask) == (tick.yes_bid, tick.yes_ask) or tick.ts_ms > book.ts_ms + 2_000:
-            self._disagreements.pop(tick.ticker, None)
-            return
-        self._disagreements[tick.ticker] += 1
-        if self._disagreements[tick.ticker] < DISTRUST_AFTER:
-            return
-        del self._disagreements[tick.ticker]
-        self._give_up_books([tick.ticker])
-        self._tracker.request_snapshots([tick.ticker])
-        if book.is_crossed:
-            # Crossed for good: not a lost message but another meaning. A snapshot will not cure it.
-            self._distrusted.add(tick.ticker)
-        log_event(
-            logger,
-            logging.WARNING,
-            "book_distrusted",
-            ticker=tick.ticker,
-            book=f"{book.yes_bid}/{book.yes_ask}",
-            ticker_says=f"{tick.yes_bid}/{tick.yes_ask}",
-        )
-
-    def _take_snapshot(self, snapshot: BookSnapshot, now: float) -> None:
-        if self._sequences.setdefault(snapshot.sid, SequenceCheck()).is_before_last(snapshot.seq):
-            return  # repeated: it would undo the changes since
-        self._check_sequence(snapshot.sid, snapshot.seq)
-        if not self._settings.orderbook_feed or snapshot.ticker in self._distrusted:
-            return
-        with self._books_lock:
-            book = self._books.setdefault(snapshot.ticker, OrderBook(snapshot.ticker))
-            book.apply_snapshot(snapshot, now)
-        self._tracker.book_seen(snapshot.ticker)
-        was_confirmed = self._tracker.is_confirmed(snapshot.ticker)
-        self._tracker.price_seen(snapshot.ticker)
-        # A snapshot carries no time of its own; it is newer than all that came before it.
-        self._apply_book(book, now, PriceSource.SNAPSHOT)
-        if not was_confirmed:
-            self._publish_if_confirmed(snapshot.ticker)
-
-    def _take_delta(self, delta: BookDelta, now: float) -> None:
-        sequence = self._sequences.setdefault(delta.sid, SequenceCheck())
-        if sequence.is_repeated(delta.seq):
-            return  # a signed change must not be applied twice
-        self._check_sequence(delta.sid, delta.seq)
-        book = self._books.get(delta.ticker)
-        if book is None or not book.is_usable:
-            return  # waits for its snapshot
-        try:
-            with self._books_lock:
-                book.apply_delta(delta)
-        except WireError:
-            self._tracker.request_snapshots([delta.ticker])
-            raise
-        self._apply_book(book, now, PriceSource.WS)
-
-    def _apply_book(self, book: OrderBook, now: float, source: PriceSource) -> None:
-        if book.is_crossed:
-            return  # crossed for an instant, as in 0.5 % of changes; the next delta resolves it
-        self._cache.apply(
-            Quote(
-                ticker=book.ticker,
-                yes_bid=book.yes_bid,
-                yes_ask=book.yes_ask,
-                yes_bid_size=book.yes_bid_size,
-                yes_ask_size=book.yes_ask_size,
-                last_price=None,
-                ts_ms=book.ts_ms,
-                received_monotonic=now,
-                received_at=self._clock.now(),
-                source=source,
-                connection=self._connection,
-            )
-        )
-
-
-def _open_socket(url: SplitResult, ca_file: str) -> socket.socket:
-    """A TCP connection, wrapped where the address asks for TLS; that handshake is left to the caller, who
-    can first see to it that somebody is able to end it."""
-    context = tls_context(ca_file) if url.scheme == "wss" else None
-    host = url.hostname or ""
-    sock = socket.create_connection((host, url.port or (443 if context else 80)), CONNECT_TIMEOUT_S)
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if context is None:
-            return sock
-        return context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-    except (OSError, ValueError):
-        sock.close()
-        raise
-
-
-def _bound_frames(ws: Any) -> None:
-    """Refuse frames whose header announces more than `FRAME_BYTES_MAX`.
-
-    The library has no limit of its own: a header of 1 TiB was measured to take 1.5 GB in five seconds.
-    """
-    read_exactly = ws.frame_buffer.recv_strict
-    add_fragment = ws.cont_frame.add
-
-    def read_bounded(count: int) -> bytes:
-        if count > FRAME_BYTES_MAX:
-            raise websocket.WebSocketPayloadException(f"frame of {count} bytes")
-        data: bytes = read_exactly(count)
-        return data
-
-    def add_bounded(frame: Any) -> None:
-        add_fragment(frame)
-        size = len(ws.cont_frame.cont_data[1])
-        if size > FRAME_BYTES_MAX:
-            raise websocket.WebSocketPayloadException(f"message of more than {size} bytes")
-
-    ws.frame_buffer.recv_strict = read_bounded
-    ws.cont_frame.add = add_bounded
-
-
-def _close_code(data: bytes) -> str:
-    return str(int.from_bytes(data[:2], "big")) if len(data) >= 2 else "no code"
-
-
-class NoFeed:
-    """Stands in for the client when the stream is switched off: always down, everything through REST."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the field below
-        self._required: frozenset[str] = frozenset()
-
-    def set_required(self, tickers: Iterable[str], held: Iterable[str]) -> None:
-        with self._lock:
-            self._required = frozenset(tickers)
-
-    def suspect(self, tickers: Iterable[str]) -> None:
-        """There is no stream to suspect."""
-
-    def is_confirmed(self, ticker: str) -> bool:
-        return False
-
-    def depth(self, ticker: str) -> Depth:
-        """There is no book."""
-        return NO_DEPTH
-
-    def ticker_sample(self) -> bytes | None:
-        """There is no stream."""
-        return None
-
-    def status(self) -> FeedStatus:
-        with self._lock:
-            required = self._required
-        return FeedStatus(
-            FeedState.DOWN,
-            None,
-            None,
-            0,
-            0,
-            required,
-            frozenset(),
-            0,
-            {},
-            0,
-            "switched off by WEBSOCKET_ENABLED",
-        )

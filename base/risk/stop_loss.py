@@ -18,7 +18,7 @@ from typing import Protocol
 from base.clock import Clock
 from base.execution.exits import ExitDesk, ExitOrder
 from base.execution.measures import Measures, NoMeasures
-from base.kalshi.websocket_client import FeedStatus
+from base.kalshi.feed import FeedStatus
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.log import RepeatedWarnings, log_event
 from base.model.market import Market, PriceSource, Quote

@@ -13,7 +13,7 @@ from base.app.account import LONG_OUTAGE_S, Account, Adoption, MarketDirectory
 from base.app.foreign_orders import INSTANCE_DOUBTED_S
 from base.errors import TransientError
 from base.execution.exits import ExitDesk, ExitOrder
-from base.kalshi.websocket_client import FeedState
+from base.kalshi.feed import FeedState
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import FIELDS_ATTRIBUTE
 from base.model.events import Lifecycle, LifecycleKind, OrderUpdate, PositionUpdate

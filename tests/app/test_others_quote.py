@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from base.app.others_quote import MASKED_S, OthersQuotes
 from base.execution.gateway import PriceView
-from base.kalshi.websocket_client import Depth
+from base.kalshi.feed import Depth
 from base.model.market import Level, Market, OutcomeSide, PriceSource, Quote
 from base.model.position import Position
 from tests.fakes.clock import FakeClock

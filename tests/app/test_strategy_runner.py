@@ -13,7 +13,7 @@ import pytest
 
 from base.app.strategy_runner import FILLS_MAX, StrategyRunner, ViewSources
 from base.errors import ConfigError, TransientError
-from base.kalshi.websocket_client import FeedState
+from base.kalshi.feed import FeedState
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.market import BookSide, Event, Market, MarketStatus, OutcomeSide, PriceSource, Quote
 from base.model.order import EntryOrder, EntryState

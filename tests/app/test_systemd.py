@@ -31,7 +31,7 @@ from base.app.systemd import (
 )
 from base.errors import ConfigError, ExitCode, TransientError
 from base.execution.exits import ExitDesk
-from base.kalshi.websocket_client import FeedStatus
+from base.kalshi.feed import FeedStatus
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.rules import ExitRule
 from base.risk.limits import Limits

@@ -20,8 +20,8 @@ from base.app.ui_metrics import (
     ThreadHealth,
 )
 from base.execution.exits import EpisodeView
+from base.kalshi.feed import FeedState
 from base.kalshi.rate_limit import RequestCounts
-from base.kalshi.websocket_client import FeedState
 from base.model.market import Market, MarketStatus, OutcomeSide
 from base.model.position import Position
 from base.model.rules import Evaluation, Exit, ExitReason, Hold, HoldReason, RuleState

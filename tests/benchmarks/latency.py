@@ -41,12 +41,13 @@ from base.app.logging_setup import configure_logging
 from base.clock import SystemClock
 from base.execution.exits import ExitDesk
 from base.execution.gateway import OrderLookup, PriceView
+from base.kalshi.feed import FeedSettings, FeedState
 from base.kalshi.order_connection import OrderConnection
 from base.kalshi.rate_limit import Quota, RateLimiter, RequestStats
 from base.kalshi.rest_client import RestClient
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import load_signer
-from base.kalshi.websocket_client import FeedSettings, FeedState, WebsocketClient
+from base.kalshi.websocket_client import WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
 from base.model.market import Market, MarketStatus, OutcomeSide

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from base.kalshi.websocket_client import FeedState, FeedStatus
+from base.kalshi.feed import FeedState, FeedStatus
 
 
 class FakeFeed:

@@ -22,11 +22,12 @@ from base.app.price_reads import PriceReads
 from base.clock import SystemClock
 from base.execution.exits import ExitDesk, ExitOrder
 from base.execution.gateway import PriceView
+from base.kalshi.feed import FeedSettings, FeedState
 from base.kalshi.rate_limit import RateLimiter, RequestStats
 from base.kalshi.rest_client import RestClient
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.signing import load_signer
-from base.kalshi.websocket_client import FeedSettings, FeedState, WebsocketClient
+from base.kalshi.websocket_client import WebsocketClient
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
 from base.model.market import OutcomeSide

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from base.clock import SystemClock
+from base.kalshi.feed import FeedSettings, FeedState, NoFeed
+from base.kalshi.market_data import DEPTH_LEVELS_MAX
 from base.kalshi.server_clock import ServerClock
 from base.kalshi.transport import CA_FILE
-from base.kalshi.websocket_client import DEPTH_LEVELS_MAX, FeedSettings, FeedState, NoFeed, WebsocketClient
+from base.kalshi.websocket_client import WebsocketClient
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
 from base.model.events import Lifecycle, OrderUpdate, PositionUpdate
 from base.model.market import MarketStatus, PriceSource

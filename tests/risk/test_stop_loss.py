@@ -10,7 +10,7 @@ import pytest
 
 from base.app.price_reads import PriceReads
 from base.execution.exits import ExitDesk, ExitOrder
-from base.kalshi.websocket_client import FeedState
+from base.kalshi.feed import FeedState
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.events import Lifecycle, LifecycleKind
 from base.model.market import Market, MarketStatus, OutcomeSide, PriceSource, Quote
