@@ -524,7 +524,9 @@ class StopLossChecker:
         now = self._clock.monotonic()
         coverage = self.coverage()
         totals = (coverage.protected, coverage.open)
-        if totals != self._announced_totals and self._portfolio.is_loaded:
+        # While it is not known whether what was held before a restart is held still, no total is true.
+        is_known = self._portfolio.is_loaded and not self._portfolio.unshown
+        if totals != self._announced_totals and is_known:
             self._announced_totals = totals
             log_event(logger, logging.INFO, "coverage", protected=f"{totals[0]}/{totals[1]}")
         current = dict(coverage.unprotected)

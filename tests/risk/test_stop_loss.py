@@ -267,6 +267,20 @@ def test_an_exit_that_a_rule_holds_back_is_said_once_and_again_after_a_while(
     assert events(caplog).count("exit_held") == 2
 
 
+def test_no_total_is_told_before_it_is_known_what_a_restart_still_holds(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    rig.portfolio.restore(Remembered(positions=(held_before(A, rig.clock.now()),)))
+    with caplog.at_level("INFO"):
+        rig.sweep()
+        assert rig.portfolio.unshown == (A,)
+        assert "coverage" not in events(caplog), "0/0 would say that nothing is held"
+        rig.holds()
+        rig.sweep()
+        assert "coverage" in events(caplog)
+
+
 # --- one position's trouble -------------------------------------------------------------------------
 
 
