@@ -182,6 +182,15 @@ def read_log_level(environ: Mapping[str, str], directory: Path) -> tuple[LogLeve
     return level, reader.sources["LOG_LEVEL"]
 
 
+def changed_names(running: Config, written: Config) -> list[str]:
+    """The variables that are written differently now and that only a restart takes in."""
+    # The level is taken in while running; an embedded exchange gives itself its address and key.
+    own = {"LOG_LEVEL", *(n for n in DEFAULTS if n.startswith("KALSHI_") and running.runs_embedded_sandbox)}
+    names = [n for n in DEFAULTS if n not in own and _value(running, n) != _value(written, n)]
+    before, now = running.strategy_settings, written.strategy_settings
+    return names + sorted(n for n in {*before, *now} if before.get(n) != now.get(n))
+
+
 def describe(config: Config) -> list[str]:
     """The effective configuration for the start-up log: one `NAME=value (source)` a line, secrets hidden."""
     lines = [f"{name}={_shown(config, name)} ({config.sources[name]})" for name in DEFAULTS]
@@ -509,11 +518,15 @@ def _echo(name: str, text: str) -> str:
     return text
 
 
-def _shown(config: Config, name: str) -> str:
-    """A variable's effective value for the start-up log."""
+def _value(config: Config, name: str) -> object:
     attribute = name.removeprefix("KALSHI_").lower()
     holder = config if hasattr(config, attribute) else config.default_rule
-    value: object = getattr(holder, attribute)
+    return getattr(holder, attribute)
+
+
+def _shown(config: Config, name: str) -> str:
+    """A variable's effective value for the start-up log."""
+    value = _value(config, name)
     if name == "TRADING_MODE":
         value = config.effective_trading_mode
     if value is None or value in ("", ()):

@@ -22,6 +22,7 @@ from typing import TextIO
 from base.app.config import Config, TradingMode
 from base.app.exchange import Exchange, open_exchange
 from base.app.flatten_entries import RestingOrders
+from base.app.foreign_orders import FLATTEN_ID_PREFIX
 from base.app.instance_lock import InstanceLock
 from base.app.live_gateway import LiveGateway
 from base.app.progress import ProgressBar
@@ -145,8 +146,7 @@ class Flatten:
             self._price_of,
             self._wanted.set,
             clock,
-            # Not the daemon's form: beside it these orders must not look like another daemon's.
-            new_id=lambda: f"bsflatten{uuid.uuid4().hex[:20]}",
+            new_id=lambda: f"{FLATTEN_ID_PREFIX}{uuid.uuid4().hex[:20]}",
             recorder=journal,
         )
 

@@ -22,6 +22,9 @@ INSTANCE_DOUBTED_S = 600.0
 """So long `/healthz` tells of another instance after the last order of it was seen."""
 REMEMBERED_MAX = 2_000
 """Resting orders that have been told of once; older ones are forgotten first."""
+FLATTEN_ID_PREFIX = "bsflatten"
+"""Of the orders of the command `flatten`: not the daemon's form, so that beside it they do not look like
+another daemon's."""
 EXIT_ID = re.compile(r"bs[0-9a-f]{20}-\d+")
 """Client order ids of exits: the episode's id and the attempt's number."""
 
@@ -63,6 +66,7 @@ class ForeignOrders:
                 side=fill.book_side.value,
                 price=fill.yes_price,
                 order_id=fill.order_id,
+                by="flatten" if fill.client_order_id.startswith(FLATTEN_ID_PREFIX) else "somebody else",
             )
 
     def order_update(self, update: OrderUpdate) -> None:

@@ -63,5 +63,5 @@ class RulesInForce:
             self._book = book
             self._cache = {}
             self._refused = ()
-        log_event(logger, logging.INFO, "rules_loaded", tables=len(book.entries))
+        log_event(logger, logging.INFO, "rules_loaded", tables=len(book.entries), file=self._path)
         return True

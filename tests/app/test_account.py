@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from base.app.account import LONG_OUTAGE_S, Account, Adoption, MarketDirectory
-from base.app.foreign_orders import INSTANCE_DOUBTED_S
+from base.app.foreign_orders import FLATTEN_ID_PREFIX, INSTANCE_DOUBTED_S
 from base.errors import TransientError
 from base.execution.exits import ExitDesk, ExitOrder
 from base.kalshi.feed import FeedState
@@ -419,11 +419,13 @@ class Events(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[str, int] = {}
+        self.by = ""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = getattr(record, FIELDS_ATTRIBUTE, {})
         name = str(fields.get("event"))
         self.counts[name] = self.counts.get(name, 0) + 1
+        self.by = str(fields.get("by", ""))
 
 
 @pytest.fixture
@@ -445,6 +447,14 @@ def test_trades_by_hand_are_told_where_they_concern_what_is_held(events: Events)
     rig.account.fill(by_hand)
     rig.account.fill(replace(by_hand, trade_id="t2", ticker=B, post_position=Decimal(0)))
     assert events.counts == {"foreign_fill": 1}
+    assert events.by == "somebody else"
+
+
+def test_what_the_command_flatten_sold_is_told_as_such(events: Events) -> None:
+    rig = Rig()
+    rig.reads(held())
+    rig.account.fill(replace(fill("10", "0", BookSide.ASK), client_order_id=f"{FLATTEN_ID_PREFIX}0a1b"))
+    assert (events.counts, events.by) == ({"foreign_fill": 1}, "flatten")
 
 
 def test_another_instance_is_told_once_a_minute(events: Events) -> None:
