@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import os
+import pwd
 import re
 import stat
 import struct
@@ -221,6 +222,11 @@ def path_below(directory: Path) -> Callable[[str], Path]:
     return parse
 
 
+def authority(host: str, port: int) -> str:
+    """Host and port as a URL has them: an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def endpoint(path: str, schemes: tuple[str, str]) -> Callable[[str], str]:
     """A parser of the exchange's URLs: the secure scheme, or the plain one to this machine only."""
     secure, plain = schemes
@@ -271,12 +277,24 @@ def private_file_problem(path: Path, user_id: int) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "is not a regular file; write the path of the PEM file of your API key"
     if status.st_uid not in (user_id, 0):
-        return f"belongs to user {status.st_uid}; run: chown {user_id} {path}"
+        # To take a service's key away from it would end the protection that is there.
+        owner = _name_of(status.st_uid)
+        return (
+            f"belongs to user {owner}; run this command as that user (sudo -u {owner} …), or, where no "
+            f"daemon of that user needs the key, run: chown {_name_of(user_id)} {path}"
+        )
     if status.st_mode & 0o077 and not _is_for_one_user(path, user_id):
         return f"can be read by other users (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {path}"
     if not os.access(path, os.R_OK):
         return f"cannot be read by user {user_id}; run: chmod 600 {path} as its owner"
     return None
+
+
+def _name_of(user_id: int) -> str:
+    try:
+        return pwd.getpwuid(user_id).pw_name
+    except KeyError:
+        return f"#{user_id}"  # the form in which sudo takes a number
 
 
 def _is_for_one_user(path: Path, user_id: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from base.app.config import Config
+from base.app.config_values import authority
 from base.errors import BotError
 
 TIMEOUT_S = 5.0
@@ -45,7 +46,7 @@ def read_evaluations(config: Config, ticker: str) -> Evaluations:
 
 def _get(config: Config, path: str) -> dict[str, Any]:
     host = _reachable(config.ui_host)
-    where = f"http://{f'[{host}]' if ':' in host else host}:{config.ui_port}"
+    where = f"http://{authority(host, config.ui_port)}"
     headers = {"Accept": "application/json", "Connection": "close"}
     if config.ui_token:
         headers["Authorization"] = f"Bearer {config.ui_token}"

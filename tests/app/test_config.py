@@ -13,7 +13,7 @@ import pytest
 
 from base.app.config import Config, Environment, LogFormat, TradingMode, describe, load_config
 from base.app.config_names import DEFAULTS, edit_distance
-from base.app.config_values import private_file_problem
+from base.app.config_values import authority, private_file_problem
 from base.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2]
@@ -482,7 +482,9 @@ class TestKeyFile:
             os.chown(key_file, 12_345, -1)
         else:
             user_id += 1
-        assert "chown" in (private_file_problem(key_file, user_id) or "")
+        problem = private_file_problem(key_file, user_id) or ""
+        assert "sudo -u" in problem, "a service that runs as that user must keep its key"
+        assert "chown" in problem
 
     def test_link_directory_and_nothing_are_refused(self, key_file: Path, tmp_path: Path) -> None:
         link = tmp_path / "link.pem"
@@ -585,3 +587,11 @@ class TestExampleFile:
 )
 def test_edit_distance(a: str, b: str, distance: int) -> None:
     assert edit_distance(a, b) == edit_distance(b, a) == distance
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", "127.0.0.1:8787"), ("::1", "[::1]:8787"), ("localhost", "localhost:8787")],
+)
+def test_an_ipv6_address_stands_in_brackets_in_a_url(host: str, expected: str) -> None:
+    assert authority(host, 8787) == expected
