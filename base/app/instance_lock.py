@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import socket
 import stat
+import struct
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +18,8 @@ from types import TracebackType
 from base.errors import AlreadyRunningError, ConfigError
 
 PID_BYTES_MAX = 20
+CALLERS_MAX = 16
+_CREDENTIALS = struct.Struct("iII")  # process, user and group: `struct ucred`
 
 
 class InstanceLock:
@@ -23,13 +29,21 @@ class InstanceLock:
     from protecting positions. The file lies in a per-user directory, not in STATE_DIR or the working
     directory: a second copy started from somewhere else must find the same lock. It is never deleted,
     because a lock on a deleted file excludes nobody.
+
+    Where the system has them (Linux), an abstract socket's name is taken too: all users of the machine
+    share these names, so a daemon started as root meets the service that runs as a user of its own; and no
+    cleaner of temporary files can delete one. With a `directory` of its own the lock is among those who
+    name the same directory.
     """
 
     def __init__(self, key_id: str, directory: Path | None = None) -> None:
         directories = [directory] if directory is not None else lock_directories(os.environ)
         digest = hashlib.sha256(key_id.encode()).hexdigest()[:32]  # the name must not tell the key
         self.paths = tuple(d / f"{digest}.lock" for d in directories)
+        scope = "" if directory is None else hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+        self._name = f"\0backstop-{digest}{scope}"
         self._descriptors: list[int] = []
+        self._socket: socket.socket | None = None
 
     @property
     def path(self) -> Path:
@@ -43,6 +57,7 @@ class InstanceLock:
         try:
             for path in self.paths:
                 self._descriptors.append(_lock(path))
+            self._socket = _take_name(self._name)
         except (AlreadyRunningError, ConfigError):
             self.release()
             raise
@@ -53,6 +68,9 @@ class InstanceLock:
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child just being started still has a copy open
             os.close(descriptor)
         self._descriptors = []
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
     def __enter__(self) -> InstanceLock:
         self.acquire()
@@ -83,6 +101,37 @@ def _lock(path: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def _take_name(name: str) -> socket.socket | None:
+    """Take an abstract name (unix(7)) for this process; None where there are none."""
+    if sys.platform != "linux":
+        return None
+    taken = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        taken.bind(name)
+        taken.listen(CALLERS_MAX)  # so that who is refused can ask whom it belongs to
+    except OSError as exc:
+        taken.close()
+        if exc.errno != errno.EADDRINUSE:
+            raise ConfigError([f"the instance lock cannot be taken: {exc.strerror or exc}"]) from exc
+        raise AlreadyRunningError(
+            f"another instance ({_holder_of(name)}) runs with this API key; stop it first, or use another key"
+        ) from None
+    return taken
+
+
+def _holder_of(name: str) -> str:
+    """Whose process holds an abstract name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.setblocking(False)
+        try:
+            caller.connect(name)
+            credentials = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        except OSError:
+            return "process unknown"
+    process_id, user_id, _ = _CREDENTIALS.unpack(credentials)
+    return f"process {process_id} of user {user_id}"
 
 
 def lock_directories(environ: Mapping[str, str]) -> list[Path]:

@@ -256,9 +256,7 @@ UMask=0077
 NoNewPrivileges=yes
 ProtectSystem=strict
 ProtectHome=$home
-# /tmp is shared with your shell on purpose: the lock lies there that keeps a second daemon, started by hand,
-# from selling the same positions.
-ReadWritePaths=/tmp
+PrivateTmp=yes
 PrivateDevices=yes
 DevicePolicy=closed
 PrivateUsers=yes

@@ -75,6 +75,51 @@ def test_second_lock_in_the_same_process_is_refused(directory: Path) -> None:
         InstanceLock(KEY_ID, directory).acquire()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+class TestAcrossUsers:
+    """Another user has another directory of locks: only the name is shared."""
+
+    def test_a_second_process_is_refused_though_the_files_are_gone(self, directory: Path) -> None:
+        with other_process(KEY_ID, directory) as other:
+            for path in directory.iterdir():  # as a cleaner of temporary files would
+                path.unlink()
+            with pytest.raises(AlreadyRunningError, match=rf"process {other.pid} of user {os.geteuid()}\b"):
+                InstanceLock(KEY_ID, directory).acquire()
+
+    def test_who_was_refused_has_taken_nothing(self, directory: Path) -> None:
+        with other_process(KEY_ID, directory):
+            for path in directory.iterdir():
+                path.unlink()
+            refused = InstanceLock(KEY_ID, directory)
+            for _ in range(40):  # more than wait in the holder's queue
+                with pytest.raises(AlreadyRunningError):
+                    refused.acquire()
+        with refused:
+            assert refused.path.read_text() == f"{os.getpid()}\n"
+
+    def test_a_user_of_its_own_is_refused(self, directory: Path) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("only root can become another user")
+        script = (
+            "import os, sys\n"
+            "from base.app.instance_lock import InstanceLock\n"
+            "from base.errors import AlreadyRunningError\n"
+            "os.setuid(12_345)\n"
+            "try:\n    InstanceLock(sys.argv[1]).acquire()\n"
+            "except AlreadyRunningError as exc:\n    print(exc)\n"
+        )
+        key_id = f"{KEY_ID}-{os.getpid()}"
+        with InstanceLock(key_id):
+            told = subprocess.run(
+                [sys.executable, "-c", script, key_id],
+                env={"PYTHONPATH": str(PROJECT), "TMPDIR": "/tmp"},
+                capture_output=True,
+                text=True,
+                timeout=30,
+            )
+        assert f"process {os.getpid()} of user 0" in told.stdout, told.stderr
+
+
 def test_another_key_is_free(directory: Path) -> None:
     with InstanceLock(KEY_ID, directory), InstanceLock("another", directory) as other:
         assert other.path.exists()

@@ -409,11 +409,11 @@ def test_stopping_has_more_time_than_the_daemon_takes() -> None:
     assert int(settings_of(render_unit(paths()))["TimeoutStopSec"][0]) > 10
 
 
-def test_the_lock_of_a_daemon_started_by_hand_is_the_services_too() -> None:
-    """It lies below /tmp: a private one would let both of them sell the same positions."""
+def test_the_lock_of_a_daemon_started_by_hand_can_be_met() -> None:
+    """It is an abstract socket's name: in a network of its own the service would meet nobody's."""
     said = settings_of(render_unit(paths()))
-    assert "PrivateTmp" not in said
-    assert "/tmp" in said["ReadWritePaths"]
+    assert "PrivateNetwork" not in said
+    assert "AF_UNIX" in said["RestrictAddressFamilies"][0]
 
 
 @pytest.mark.parametrize(
