@@ -19,6 +19,7 @@ from base.app.bookkeeping import AccountHistory, Bookkeeper
 from base.app.foreign_orders import ForeignOrders
 from base.app.services import PeriodicService
 from base.clock import Clock
+from base.errors import AuthError
 from base.execution.exits import ExitDesk
 from base.kalshi.feed import FeedState
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
@@ -35,6 +36,8 @@ from base.store.reconcile import CorrectionKind, compare
 logger = logging.getLogger(__name__)
 
 RECONCILE_SPACING_S = 1.0
+REFUSALS_MIN = 2
+"""So many reads in a row, a second apart, that were answered 401 or 403: one may be a clock being learned."""
 UNREAD_S_MAX = 15.0
 """Beyond its interval, a complete read may be so late before `/healthz` says that it is missing."""
 
@@ -155,6 +158,7 @@ class Account:
             self.books = Bookkeeper(portfolio, history, self._foreign.resting, clock, zone)
         self._lock = threading.Lock()  # guards the fields below
         self._unreadable: tuple[str, ...] = ()
+        self._refusals = 0  # of the key, in a row
         self._feed_down_since: float | None = None
         self._desk: ExitDesk | None = None
         self._sweep_soon: Callable[[], None] = lambda: None
@@ -270,7 +274,12 @@ class Account:
         """
         was_loaded = self._portfolio.is_loaded
         started_at = self._clock.monotonic()
-        read = self._read_positions()
+        try:
+            read = self._read_positions()
+        except AuthError:
+            with self._lock:
+                self._refusals += 1
+            raise
         is_whole = not read.unreadable
         known = self._portfolio.compared_state()
         corrections = compare(
@@ -279,6 +288,7 @@ class Account:
         changes = self._portfolio.apply_corrections(corrections, started_at, is_whole=is_whole)
         with self._lock:
             self._unreadable = read.unreadable
+            self._refusals = 0
         for correction in corrections:
             if correction.kind is CorrectionKind.MISSING:
                 log_event(
@@ -291,6 +301,12 @@ class Account:
         log_event(logger, level, "reconciled", positions=len(read.positions), changes=len(changes))
         self._after_read()
         return self._portfolio.next_read_s()
+
+    @property
+    def is_key_refused(self) -> bool:
+        """Whether the exchange has refused the key again and again: what signs no read signs no exit."""
+        with self._lock:
+            return self._refusals >= REFUSALS_MIN
 
     def doubts(self) -> list[str]:
         """Why what is held may not be known in full now; for `/healthz`."""
@@ -306,6 +322,8 @@ class Account:
             doubts.append("positions have not been read from the exchange yet")
         elif (age_s := self._clock.monotonic() - last) > UNREAD_S_MAX + self.service.interval_s:
             doubts.append(f"positions have not been read for {age_s:.0f} s")
+        if self.is_key_refused:
+            doubts.append("the exchange refuses the API key: no exit can be sent")
         doubts += self._foreign.doubts()
         if self.books is not None:
             doubts += self.books.doubts()

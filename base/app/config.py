@@ -513,7 +513,7 @@ def _echo(name: str, text: str) -> str:
     """A value as an error may repeat it."""
     if not text:
         return ""
-    if name in SECRET_NAMES or "-----BEGIN" in text or "@" in text or len(text) > 300:
+    if name in SECRET_NAMES or values.holds_key(text) or "@" in text or len(text) > 300:
         return "(hidden)"
     return text
 

@@ -29,6 +29,8 @@ _STEP = re.compile(r"[0-9]{1,2}", re.ASCII)
 _KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _TOKEN = re.compile(r"[!-~]{1,512}", re.ASCII)
 _STRATEGY = re.compile(r"[a-z][a-z0-9_]*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+_KEY_BODY = re.compile(r"M[A-Za-z0-9+/=\\\s]{39,}", re.ASCII)
+"""Base64 of what every private key in DER begins with; no path in use is so long without a dot."""
 _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}", re.ASCII)
 
 REST_PATH = "/trade-api/v2"
@@ -204,11 +206,17 @@ def ping_url(text: str) -> str:
     return text
 
 
+def holds_key(text: str) -> bool:
+    """Whether a text is, or may be, a private key itself: a PEM file's text, or the body of one."""
+    return "-----BEGIN" in text or _KEY_BODY.fullmatch(text) is not None
+
+
 def path_below(directory: Path) -> Callable[[str], Path]:
     """A parser of paths, relative ones counted from `directory`."""
 
     def parse(text: str) -> Path:
-        if "-----BEGIN" in text:
+        # Not Path.is_file: a text too long for a name is no error here.
+        if holds_key(text) and not os.path.isfile(directory / text):
             raise ValueError(
                 "holds a key itself; put the key into a file of its own and write the file's path"
             )

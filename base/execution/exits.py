@@ -96,6 +96,18 @@ class EpisodeView:
     """When its first order left."""
     filled_at: float | None = None
     """When its first fill was learned of; None where a run that ended learned of it."""
+    outcome_side: str = ""
+    count: Decimal | None = None
+    """Held at the trigger."""
+    entry_price: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """An exit that cannot go on now: a word of `BlockedWhy`, and monotonic since when."""
+
+    why: str
+    since: float
 
 
 class ExitDesk:
@@ -141,6 +153,7 @@ class ExitDesk:
         self._budget_at = 0.0  # no first order leaves before: the write budget is used up until then
         self._pokes: set[str] = set()
         self._views: OrderedDict[str, EpisodeView] = OrderedDict()
+        self._blocked: dict[str, Blocked] = {}  # by ticker
         # Ids of the exits of this run and of those it has taken up, the oldest forgotten first.
         self._own: OrderedDict[str, None] = OrderedDict()
         self._is_draining = False
@@ -332,6 +345,11 @@ class ExitDesk:
         """All remembered episodes, oldest first."""
         with self._lock:
             return list(self._views.values())
+
+    def blocked(self) -> dict[str, Blocked]:
+        """The exits that cannot go on now, by ticker."""
+        with self._lock:
+            return dict(self._blocked)
 
     # --- the workers --------------------------------------------------------------------------------
 
@@ -602,6 +620,10 @@ class ExitDesk:
             self._measures.exit_ended(episode.reason.value, episode.outcome)
 
     def _publish_locked(self, episode: Episode) -> None:
+        self._blocked.pop(episode.ticker, None)
+        if episode.state is EpisodeState.BLOCKED and episode.blocked_why is not None:
+            since = self._clock.monotonic() if episode.blocked_since is None else episode.blocked_since
+            self._blocked[episode.ticker] = Blocked(episode.blocked_why.value, since)
         before = self._views.get(episode.id)
         filled_at = None if before is None else before.filled_at
         if before is not None and not before.filled and episode.filled:
@@ -621,6 +643,9 @@ class ExitDesk:
             closed_at=episode.closed_at,
             sent_at=(None if before is None else before.sent_at) or episode.sent_at_wall or None,
             filled_at=filled_at,
+            outcome_side=episode.outcome_side.value,
+            count=episode.count,
+            entry_price=episode.entry_price,
         )
         if len(self._views) > REMEMBERED_EPISODES_MAX:
             # One that still goes on is never the one to be forgotten.

@@ -13,13 +13,16 @@ from base.model.market import MarketStatus, PriceSource
 from base.model.rules import HoldReason
 
 GRACE_S = 10.0
-"""How long a book without a bid, or a crossed one, is taken for an instant and not for a state."""
+"""How long a book without a bid, a crossed one, or an exit that cannot be sent is taken for an instant and
+not for a state."""
 SWEEPS_MAX = 3
 """A position that the checker has not passed for this many sweeps is not protected."""
 
 BY_CHOICE = HoldReason.BY_CHOICE.value
 HEDGED = HoldReason.HEDGED.value
 NOT_CHECKED = "not_checked"
+KEY_REFUSED = "auth"
+"""The word for the same trouble of an exit (`BlockedWhy.AUTH`)."""
 NOT_COUNTED = frozenset({BY_CHOICE, HEDGED})
 """Positions that no rule leaves on purpose: shown, in no total and no alarm."""
 
@@ -61,6 +64,11 @@ class PositionFacts:
     """Part of a set that cannot lose: no rule leaves it."""
     is_halted: bool = False
     """The kill switch is on: no exit is sent."""
+    is_key_refused: bool = False
+    """The exchange refuses the account's key: no exit can be sent."""
+    blocked_why: str = ""
+    """Of its exit, "" where none is under way or it can go on: a word of `BlockedWhy`."""
+    blocked_for_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,8 @@ def _why_unprotected(facts: PositionFacts) -> str:
         return HoldReason.NOT_OPEN.value
     if not facts.is_armed:
         return HoldReason.NO_RULE.value
+    if facts.is_key_refused:
+        return KEY_REFUSED
     checked_limit_s = SWEEPS_MAX * facts.sweep_interval_s
     if facts.checked_age_s is None or not facts.checked_age_s <= checked_limit_s:
         return NOT_CHECKED
@@ -133,6 +143,8 @@ def _why_unprotected(facts: PositionFacts) -> str:
         )
         if not is_instant:
             return facts.hold_reason.value
+    if facts.blocked_why and not facts.blocked_for_s <= GRACE_S:
+        return facts.blocked_why  # a stop that has triggered and cannot sell protects nothing
     if facts.price_age_s is None or facts.price_source is None:
         return HoldReason.NO_PRICE.value
     if not facts.is_streamed and not facts.price_age_s <= facts.stale_after_s:

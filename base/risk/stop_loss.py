@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from base.clock import Clock
-from base.execution.exits import ExitDesk, ExitOrder
+from base.execution.exits import Blocked, ExitDesk, ExitOrder
 from base.execution.measures import Measures, NoMeasures
 from base.kalshi.feed import FeedStatus
 from base.kalshi.websocket_price_cache import PriceEntry, WebsocketPriceCache
@@ -104,7 +104,8 @@ class StopLossChecker:
     """The thread `stop-loss`. `rule_of` gives the rule in force for a ticker; `request_prices` asks for a
     REST read and returns at once; `swept` is told after each sweep; `recorder` keeps what the rules
     remember and each new verdict; `rule_states` is what a run before this one remembered, `resumed` the
-    exits that it left open; `halted` says that the kill switch is on; `others_quote` takes our own resting
+    exits that it left open; `halted` says that the kill switch is on, `key_refused` that the exchange
+    refuses the account's key; `others_quote` takes our own resting
     orders out of a quote; `measures` is told how soon a changed price was judged."""
 
     def __init__(
@@ -122,6 +123,7 @@ class StopLossChecker:
         rule_states: Iterable[RuleStateRecord] = (),
         resumed: Iterable[EpisodeRecord] = (),
         halted: Callable[[], bool] = lambda: False,
+        key_refused: Callable[[], bool] = lambda: False,
         others_quote: Callable[[Position, Quote], Quote] = lambda position, quote: quote,
         measures: Measures | None = None,
     ) -> None:
@@ -138,6 +140,7 @@ class StopLossChecker:
         # The run before may have ended between such an exit and the marks of its companions.
         self._left_before = tuple(r for r in resumed if r.reason in TAKES_ALONG)
         self._halted = halted
+        self._key_refused = key_refused
         self._others_quote = others_quote
         self._measures: Measures = measures if measures is not None else NoMeasures()
         # Owned by the checker thread: why positions go along, with their epoch, until they are looked at.
@@ -454,7 +457,8 @@ class StopLossChecker:
         """Every position with its last evaluation and whether it is protected now, by ticker."""
         feed = self._feed.status()
         positions = self._portfolio.positions()
-        return [self._assess_guarded(positions[t], feed) for t in sorted(positions)]
+        blocked = self._desk.blocked()
+        return [self._assess_guarded(positions[t], feed, blocked.get(t)) for t in sorted(positions)]
 
     def coverage(self) -> Coverage:
         return summarize((c.position.ticker, c.protection) for c in self.checked_positions())
@@ -463,9 +467,11 @@ class StopLossChecker:
         """The last evaluations of one position, oldest first; None when it is not held."""
         return self._memory.history(ticker)
 
-    def _assess_guarded(self, position: Position, feed: FeedStatus) -> CheckedPosition:
+    def _assess_guarded(
+        self, position: Position, feed: FeedStatus, blocked: Blocked | None
+    ) -> CheckedPosition:
         try:
-            return self._assess(position, feed)
+            return self._assess(position, feed, blocked)
         except Exception:  # safety net: a position that cannot be judged is shown, and hides no other
             held_back = self._reminders.allow(f"assess_failed {position.ticker}", self._clock.monotonic())
             if held_back is not None:
@@ -479,7 +485,7 @@ class StopLossChecker:
                 protection=Protection(open=True, protected=False, reason=NOT_CHECKED),
             )
 
-    def _assess(self, position: Position, feed: FeedStatus) -> CheckedPosition:
+    def _assess(self, position: Position, feed: FeedStatus, blocked: Blocked | None) -> CheckedPosition:
         ticker = position.ticker
         now, wall = self._clock.monotonic(), self._clock.now()
         entry = self._cache.get(ticker)
@@ -504,6 +510,9 @@ class StopLossChecker:
             stale_after_s=self._settings.stale_after_s,
             is_hedged=rule.hedged,
             is_halted=self._halted(),
+            is_key_refused=self._key_refused(),
+            blocked_why="" if blocked is None else blocked.why,
+            blocked_for_s=0.0 if blocked is None else now - blocked.since,
         )
         return CheckedPosition(
             position=position,

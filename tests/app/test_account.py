@@ -11,7 +11,7 @@ import pytest
 
 from base.app.account import LONG_OUTAGE_S, Account, Adoption, MarketDirectory
 from base.app.foreign_orders import FLATTEN_ID_PREFIX, INSTANCE_DOUBTED_S
-from base.errors import TransientError
+from base.errors import AuthError, TransientError
 from base.execution.exits import ExitDesk, ExitOrder
 from base.kalshi.feed import FeedState
 from base.kalshi.websocket_price_cache import WebsocketPriceCache
@@ -126,6 +126,25 @@ def test_a_read_that_fails_changes_nothing() -> None:
             rig.account.reconcile()
     assert rig.portfolio.get(A) is not None
     assert not rig.account.service.run_guarded()
+
+
+def test_a_key_that_is_refused_again_is_said_until_it_is_taken() -> None:
+    rig = Rig()
+    rig.reads(held())
+    rig.rows = AuthError("the key is not known", status=401)
+    with pytest.raises(AuthError):
+        rig.account.reconcile()
+    assert not rig.account.is_key_refused, "one may be a clock that is being learned"
+    with pytest.raises(AuthError):
+        rig.account.reconcile()
+    assert rig.account.is_key_refused
+    assert any("refuses the API key" in doubt for doubt in rig.account.doubts())
+    rig.rows = TransientError("503")
+    with pytest.raises(TransientError):
+        rig.account.reconcile()
+    assert rig.account.is_key_refused, "no answer proves nothing"
+    rig.reads(held())
+    assert not rig.account.is_key_refused
 
 
 def test_a_watched_market_is_streamed_without_its_book() -> None:

@@ -329,6 +329,11 @@ NUMBERS = [
         BadValue("a log where a directory is", {"LOG_FILE": "."}, "LOG_FILE"),
         BadValue("the key in place of its path", {"KALSHI_PRIVATE_KEY_PATH": "-----BEGIN RSA"},
                  "KALSHI_PRIVATE_KEY_PATH", hides="BEGIN"),
+        BadValue("the key's body without its first line", {
+            "KALSHI_PRIVATE_KEY_PATH": "MC4CAQAwBQYDK2VwBCIEIJ8fsEwNSDiQbCTmzT6xFHcnTZWvCEVS2n0qLbVXyzAb"},
+                 "KALSHI_PRIVATE_KEY_PATH", hides="MC4C"),
+        BadValue("a long body of a key", {"KALSHI_PRIVATE_KEY_PATH": "MIIEvQ" + "Ab0/" * 700},
+                 "KALSHI_PRIVATE_KEY_PATH", hides="MIIEvQ"),
         BadValue("a key id with a space", {"KALSHI_API_KEY_ID": "abc def"}, "KALSHI_API_KEY_ID", hides="abc"),
         BadValue("one URL of two", {"KALSHI_REST_URL": LOOPBACK["KALSHI_REST_URL"]}, "KALSHI_WS_URL",
                  says="KALSHI_REST_URL", with_key=True),

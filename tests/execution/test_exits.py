@@ -401,6 +401,23 @@ def test_a_paused_market_gets_no_order_at_all() -> None:
     assert rig.view().why == "paused"
 
 
+def test_an_exit_is_told_as_blocked_since_its_first_obstacle_and_until_it_goes_on() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.prices.set_status(T, MarketStatus.INACTIVE)
+    rig.exchange.on_refresh[T] = MarketStatus.INACTIVE
+    rig.trigger()
+    triggered_at = rig.clock.monotonic()
+    rig.drive(20)
+    told = rig.desk.blocked()[T]
+    assert (told.why, rig.clock.monotonic() - told.since) == ("paused", rig.clock.monotonic() - triggered_at)
+    rig.exchange.prices.set_status(T, MarketStatus.ACTIVE)
+    rig.exchange.on_refresh[T] = MarketStatus.ACTIVE
+    rig.drive(20)
+    assert rig.view().state == "closed"
+    assert rig.desk.blocked() == {}
+
+
 def test_the_stream_resolves_an_unknown_outcome() -> None:
     rig = Rig()
     rig.hold(T, "-10")
@@ -813,6 +830,55 @@ def test_an_exit_that_goes_on_is_shown_however_many_have_ended_since() -> None:
     assert len(views) == REMEMBERED_EPISODES_MAX
     assert (views[0].ticker, views[0].state) == (T, "blocked")
     assert {view.state for view in views[1:]} == {"closed"}
+
+
+@dataclass(frozen=True)
+class TimesCase:
+    name: str
+    script: tuple[Step, ...]
+    sends: int
+    """The order that has filled first."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        TimesCase("filled at once", (Fill(),), 0),
+        TimesCase("the first order fills nothing", (Fill("0"), Fill("0"), Fill()), 2),
+        TimesCase("a part, then the rest", (Fill("3"), Fill("0"), Fill()), 0),
+        TimesCase("paused first", (PAUSED, Fill()), 1),
+    ],
+    ids=lambda c: c.name,
+)
+def test_an_exit_shows_when_its_first_order_left_and_when_its_first_fill_was_learned(case: TimesCase) -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].extend(case.script)
+    assert (rig.desk.views(), rig.trigger()) == ([], True)
+    assert (rig.view().sent_at, rig.view().filled_at) == (None, None), "nothing has left yet"
+    to_wall_s = rig.clock.now() - rig.clock.monotonic()
+    rig.drive(90)
+    view = rig.view()
+    left = [at + to_wall_s for at in rig.exchange.sent_at]
+    assert view.sent_at == pytest.approx(left[0])
+    assert view.filled_at == pytest.approx(left[case.sends], abs=0.06), "the fake answers at once"
+    assert view.opened_at <= view.sent_at <= view.filled_at <= view.closed_at
+
+
+def test_after_a_restart_an_exit_does_not_claim_to_know_when_it_was_filled_before() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].extend([Fill("3"), PAUSED])
+    rig.trigger()
+    rig.drive(0.3)
+    opened_at = rig.view().opened_at
+    rig.restart(60.0)
+    rig.drive(30)
+    assert rig.exchange.held[T] == 0
+    view = rig.view()
+    assert view.filled == 10
+    assert view.opened_at == pytest.approx(opened_at)
+    assert view.filled_at is None
 
 
 def test_losses_in_dollars_decide_not_contracts() -> None:

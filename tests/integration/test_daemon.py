@@ -173,6 +173,22 @@ def test_a_market_that_closes_on_a_winner_is_not_sold(server: SandboxServer, tmp
         assert net_sold(server, YES) == 0
 
 
+def test_while_the_key_is_refused_nothing_counts_as_protected(server: SandboxServer, tmp_path: Path) -> None:
+    def reasons() -> set[str]:
+        return {u["reason"] for u in daemon.status().get("coverage", {}).get("unprotected", [])}
+
+    with Daemon(tmp_path, server, RECONCILE_INTERVAL_S="1") as daemon:
+        daemon.until(lambda: daemon.is_covered(3), "3 protected")
+        server.set_faults(auth="dead")
+        daemon.until(lambda: reasons() == {"auth"}, "no exit could be sent now")
+        assert daemon.health()[0] == 503
+        crash(server, YES)
+        daemon.wait_for("exit_blocked", ticker=YES, why="auth")
+        server.set_faults(auth="ok")
+        daemon.until(lambda: held(server, YES) == 0, "sold with the key that works again")
+        daemon.until(lambda: daemon.is_covered(2), "the others are protected again")
+
+
 def test_a_second_instance_with_the_same_key_exits_with_3(server: SandboxServer, tmp_path: Path) -> None:
     with Daemon(tmp_path, server) as first:
         first.wait_for("started")

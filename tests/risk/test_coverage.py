@@ -84,6 +84,25 @@ CASES = [
     ),
     FactsCase("part of a set", {"is_hedged": True, "is_armed": False}, "hedged"),
     FactsCase("part of a set, halted", {"is_hedged": True, "is_halted": True}, "hedged"),
+    FactsCase("the key is refused", {"is_key_refused": True}, "auth"),
+    FactsCase("the key is refused, and no rule", {"is_key_refused": True, "is_armed": False}, "no_rule"),
+    FactsCase("its exit cannot be sent for a moment", {"blocked_why": "rate", "blocked_for_s": 10.0}, ""),
+    FactsCase("its exit cannot be sent", {"blocked_why": "no_funds", "blocked_for_s": 10.1}, "no_funds"),
+    FactsCase(
+        "its exit cannot be sent, and nobody bids",
+        {
+            "blocked_why": "no_bid",
+            "blocked_for_s": 60.0,
+            "hold_reason": HoldReason.NO_BID,
+            "hold_age_s": 60.0,
+        },
+        "no_bid",
+    ),
+    FactsCase(
+        "its exit has been blocked for no known time",
+        {"blocked_why": "auth", "blocked_for_s": float("nan")},
+        "auth",
+    ),
     FactsCase("kill switch on, all else well", {"is_halted": True}, "halted"),
     FactsCase(
         "kill switch on, and paused", {"is_halted": True, "market_status": MarketStatus.INACTIVE}, "halted"
