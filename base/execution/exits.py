@@ -654,5 +654,26 @@ class ExitDesk:
                 del self._views[oldest]
 
 
+def ended_view(record: EpisodeRecord) -> EpisodeView:
+    """An exit of a run before this one, for display."""
+    return EpisodeView(
+        id=record.id,
+        ticker=record.ticker,
+        reason=record.reason.value,
+        state=record.state,
+        trigger_price=record.trigger_price,
+        filled=record.filled,
+        average_price=record.proceeds / record.filled if record.filled else None,
+        fees=record.fees,
+        attempts=record.attempts,
+        why=record.outcome,
+        opened_at=record.opened_at,
+        closed_at=record.closed_at,
+        outcome_side=record.outcome_side.value,
+        count=record.count,
+        entry_price=record.entry_price,
+    )
+
+
 def _opened_at(record: EpisodeRecord) -> float:
     return record.opened_at

@@ -121,6 +121,7 @@ class Journal:
         for row in content.rows:
             self._mirror.put(row)
         self._written_at = content.written_at
+        self._ended = content.ended
         self._next_seq = content.next_seq
         self._replacing: dict[tuple[str, str | int], Row] = {}  # newest by table and key, oldest first
         self._added: deque[Row] = deque()
@@ -172,7 +173,7 @@ class Journal:
     def load(self) -> Remembered:
         """What the last run left; ask before `start`."""
         with self._lock:
-            return self._mirror.remembered(self._written_at)
+            return replace(self._mirror.remembered(self._written_at), ended=self._ended)
 
     # --- any thread ---------------------------------------------------------------------------------
 

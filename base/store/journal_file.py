@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 from base.errors import BotError
 from base.store.journal_mirror import RECENT_S, first_day
@@ -29,6 +30,7 @@ from base.store.journal_schema import (
     Table,
     decode,
 )
+from base.store.records import EpisodeRecord
 
 Connect = Callable[[Path], sqlite3.Connection]
 
@@ -42,6 +44,8 @@ KEPT_S = 30 * 86_400.0
 RESULTS_KEPT_S = 366 * 86_400.0
 ADDED_KEPT_MAX = 100_000
 """Newest transitions, and decisions, kept whatever their age: all rows are checked at each start."""
+ENDED_MAX = 50
+"""Exits that are over, told to a new start."""
 DELETED_MAX = 500
 """Rows of a table that one step deletes."""
 
@@ -85,6 +89,8 @@ class Content:
     """Live ones, oldest first."""
     written_at: float | None
     next_seq: int
+    ended: tuple[EpisodeRecord, ...] = ()
+    """The last exits that are closed, oldest first."""
 
 
 def explain(exc: BaseException) -> JournalUnavailable:
@@ -213,7 +219,12 @@ class JournalFile:
             if "seq" in names:
                 (seq,) = self._connection.execute(f"SELECT max(seq) FROM {table}").fetchone()
                 last_seq = max(last_seq, seq or 0)
-        return Content((*open_episodes, *rows), written_at, last_seq + 1)
+        return Content((*open_episodes, *rows), written_at, last_seq + 1, self._ended(now))
+
+    def _ended(self, now: float) -> tuple[EpisodeRecord, ...]:
+        last = f"closed_at >= ? ORDER BY closed_at DESC LIMIT {ENDED_MAX}"
+        rows = self._rows(EPISODES, last, now - RECENT_S)
+        return tuple(cast(EpisodeRecord, row.record) for row in reversed(rows))
 
     def _rows(self, table: Table, where: str = "1", *parameters: object) -> list[Row]:
         found = self._connection.execute(f"{table.select} WHERE {where}", parameters)

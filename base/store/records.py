@@ -319,6 +319,8 @@ class Remembered:
     paper: tuple[PaperRecord, ...] = ()
     written_at: float | None = None
     """Wall time of the newest write, None for a new journal."""
+    ended: tuple[EpisodeRecord, ...] = ()
+    """The last exits of the last two days that are closed, oldest first: for people, nothing acts on them."""
 
 
 class Recorder(Protocol):

@@ -61,6 +61,9 @@ def test_the_days_loss_survives_a_kill(server: SandboxServer, tmp_path: Path) ->
         daemon.restart()
         daemon.until(lambda: daemon.is_covered(1), "1 left, protected")
         assert booked(daemon) == (Decimal(-2), fees)
+        (sold,) = daemon.status()["exits"]
+        told = (sold["ticker"], sold["state"], sold["filled"], sold["average_price"], sold["why"])
+        assert told == (T, "closed", "10.00", "0.4000", "filled"), "what did the run before sell?"
 
 
 def test_the_peak_of_a_trailing_stop_survives_a_kill(server: SandboxServer, tmp_path: Path) -> None:

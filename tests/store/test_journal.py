@@ -32,7 +32,7 @@ from base.model.market import BookSide, OutcomeSide
 from base.model.order import EntryState
 from base.model.rules import ExitReason
 from base.store.journal import ADDED_MAX, COMMIT_S_MAX, REPLACING_MAX, RETRY_S, Journal
-from base.store.journal_file import ADDED_KEPT_MAX, KEPT_S, WAL_BYTES_MAX
+from base.store.journal_file import ADDED_KEPT_MAX, ENDED_MAX, KEPT_S, WAL_BYTES_MAX
 from base.store.journal_mirror import LEDGER_DAYS, RECENT_MAX
 from base.store.journal_schema import EPISODES, MIGRATIONS, POSITIONS, TABLES, checksum, decode, encode
 from base.store.records import AttemptOutcome, LedgerRecord, Record, Recorder, Remembered
@@ -200,6 +200,17 @@ def test_attempts_come_in_the_order_of_their_episodes_and_numbers(rig: Rig) -> N
     remembered = rig.again()
     assert [e.id for e in remembered.episodes] == ["z", "a"]
     assert [a.client_order_id for a in remembered.attempts] == ["z-1", "z-2", "z-10", "a-1"]
+
+
+def test_the_last_exits_that_ended_are_told_oldest_first_and_none_of_them_is_taken_up(rig: Rig) -> None:
+    now = rig.clock.now()
+    old = episode("old", closed_at=now - 3 * DAY_S, state="closed")
+    ended = [episode(f"e{i:02}", closed_at=now - 100 + i, state="closed") for i in range(ENDED_MAX + 5)]
+    rig.written(old, *reversed(ended), episode("open"))
+    remembered = rig.again()
+    assert [e.id for e in remembered.ended] == [e.id for e in ended[5:]]
+    assert remembered.ended[-1] == ended[-1]
+    assert [e.id for e in remembered.episodes] == ["open"]
 
 
 @pytest.mark.parametrize(
