@@ -295,6 +295,8 @@ class Account:
                     logger, logging.WARNING, "position_missing", ticker=correction.ticker, why=correction.why
                 )
         self._changed(changes, {c.ticker: c.why for c in corrections})
+        if self._desk is not None:
+            self._desk.positions_read()
         if changes and self.books is not None:
             self.books.look_for_missed()
         level = logging.INFO if changes or not was_loaded else logging.DEBUG

@@ -329,6 +329,16 @@ class ExitDesk:
             self._work.notify()
             self._grow_locked()
 
+    def positions_read(self) -> None:
+        """A complete read of positions has been taken in: what waited for one need wait no longer."""
+        with self._lock:
+            now = self._clock.monotonic()
+            for ticker in self._due:
+                episode = self._active[ticker]
+                if episode.is_resumed or episode.read_awaited_since is not None:
+                    self._due[ticker] = min(self._due[ticker], now)
+                    self._work.notify()
+
     def order_update(self, update: OrderUpdate) -> None:
         """Remember what the stream says of an order: it may resolve an unknown outcome."""
         if update.status not in (OrderStatus.CANCELED, OrderStatus.EXECUTED) or not update.client_order_id:

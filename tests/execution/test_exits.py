@@ -672,6 +672,23 @@ def test_nothing_is_sent_after_a_restart_before_the_position_has_been_read() -> 
     assert rig.exchange.held[T] == 0
 
 
+def test_after_a_restart_the_exit_goes_on_as_soon_as_the_position_has_been_read() -> None:
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.restart()
+    rig.is_reading = False
+    rig.portfolio.apply_read(rig.exchange.positions(), rig.clock.monotonic() - 5)  # left too early
+    rig.drive(READ_LAG_S + 1.0)
+    assert len(rig.orders) == 1, "it waits for a read that has seen what the last run did"
+    rig.read()
+    rig.desk.positions_read()
+    rig.drive(0.05)
+    assert rig.exchange.held[T] == 0
+
+
 def test_one_read_after_a_restart_that_does_not_show_the_position_ends_no_exit() -> None:
     rig = Rig()
     rig.hold(T, "10")
