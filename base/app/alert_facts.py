@@ -15,16 +15,23 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from base.app.alert_words import (
+    DOUBT_AFTER_S,
+    blocked_remedy,
+    doubt_remedy,
+    end_text,
+    entries_remedy,
+    episode_stake,
+    held_text,
+    unprotected_remedy,
+)
 from base.execution.exits import EpisodeView
-from base.execution.refusals import BlockedWhy
-from base.model.rules import HoldReason
-from base.risk.coverage import NOT_CHECKED, NOT_COUNTED
+from base.risk.coverage import NOT_COUNTED
+from base.risk.wording import dollars_text
 from base.ui.document import awaits_settlement, rows, section
 
 UNPROTECTED_AFTER_S = 10.0
 FEED_DOWN_AFTER_S = 30.0
-DOUBT_AFTER_S = 30.0
-"""How long `/healthz` may name something before it is an alert: a start and a reconnect take a moment."""
 SLOW_EXIT_AFTER_S = 15.0
 PAUSE_AHEAD_S = (86_400.0, 7_200.0, 1_800.0)
 """How long ahead a pause is told, once each, where something is held."""
@@ -34,8 +41,15 @@ TEXT_CHARACTERS_MAX = 300
 
 DAILY_LOSS_WORDS = "today's loss"
 """How `trading_state.next_state` begins the reason that has a kind of its own."""
-_STARTING = ("starting", "positions have not been compared")
-_TOLD_OTHERWISE = ("the journal cannot be written",)
+_STARTING = (
+    "starting",
+    "positions have not been compared",
+    "the exchange's answers have not been looked at",
+)
+SERVICE_DIED = "a thread has died"
+_JOURNAL_DOWN = "the journal cannot be written"
+_DOUBTED_TOO = (_JOURNAL_DOWN, "the exchange's answers lack")
+"""What keeps entries off and is told by a kind or a reason of its own."""
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 
 
@@ -97,7 +111,7 @@ _HEADLINES: dict[Kind, tuple[str, str]] = {
     Kind.JOURNAL: ("journal cannot be written", "journal cannot be written"),
     Kind.UNHEALTHY: ("health check fails", "health check fails, {} reasons"),
     Kind.ERROR: ("error", "{} errors"),
-    Kind.KEY_EXPIRY: ("API key near its end", "API key near its end"),
+    Kind.KEY_EXPIRY: ("location attestation runs out", "location attestation runs out"),
     Kind.PAUSE_AHEAD: ("trading pause ahead", "{} trading pauses ahead"),
     Kind.EXIT_TRIGGERED: ("exit triggered", "{} exits triggered"),
     Kind.EXIT_FILLED: ("exit filled", "{} exits filled"),
@@ -142,8 +156,8 @@ def troubles(document: Document, exits: Sequence[EpisodeView], now: float) -> It
 
 def begun_exit(view: EpisodeView) -> Fact:
     """An exit that has begun."""
-    at = "" if view.trigger_price is None else f" at {view.trigger_price}"
-    what = f"{view.ticker}: {view.reason}{at}"
+    at = "" if view.trigger_price is None else f" at {dollars_text(view.trigger_price)}"
+    what = _with(f"{view.ticker}: {view.reason}{at}", episode_stake(view))
     return Fact(Kind.EXIT_TRIGGERED, view.ticker, what, "nothing: it is being sold", since=view.opened_at)
 
 
@@ -154,15 +168,16 @@ def ended_exit(view: EpisodeView) -> Fact:
         price = "" if view.average_price is None else f" at {view.average_price:.4f} on average"
         what = (
             f"{view.ticker}: {view.reason}, sold {_cents(view.filled)}{price}, "
-            f"fees {_cents(view.fees)}, in {took_s:.1f} s"
+            f"fees {_cents(view.fees)}{_result(view)}, in {took_s:.1f} s"
         )
         if view.why == "filled":
             return Fact(Kind.EXIT_FILLED, view.ticker, what, "nothing", since=view.closed_at)
-        what = f"{what}; then {view.why}"
+        what = f"{what}; then {end_text(view.why)}"
     else:
-        what = f"{view.ticker}: {view.reason}, nothing was sold: {view.why or 'over'}"
+        what = f"{view.ticker}: {view.reason}, nothing was sold: {end_text(view.why)}"
     if view.why.startswith("market_"):
-        remedy = "the market trades no more: what is held waits for settlement"
+        what = _with(what, episode_stake(view))
+        remedy = "the market trades no more: what is left waits for settlement"
         return Fact(Kind.EXIT_FAILED, view.ticker, what, remedy, since=view.closed_at)
     remedy = "nothing: the rules judge what is held now"
     return Fact(Kind.EXIT_ENDED, view.ticker, what, remedy, since=view.closed_at)
@@ -182,14 +197,18 @@ def end_of(fact: Fact, document: Document) -> str:
         case Kind.EXIT_BLOCKED | Kind.EXIT_FAILED:
             word = "blocked" if fact.kind is Kind.EXIT_BLOCKED else "late"
             return f"{fact.subject}: the exit is no longer {word}; its end has a message of its own"
+        case Kind.HALTED:
+            return "the kill switch is off: exits are sent again"
         case Kind.FEED_DOWN:
             return "the price feed is live again"
         case Kind.DAILY_LOSS:
             return "a new trading day has begun: the loss limit stops entries no more"
         case Kind.JOURNAL:
             return "the journal is written again"
+        case Kind.ENTRIES_OFF:
+            return f"this stops entries no more: {fact.what}"
         case _:
-            return f"no longer so: {fact.what}"
+            return f"mended: {fact.what}"
 
 
 def ahead(document: Document, now: float) -> Iterator[tuple[Fact, int]]:
@@ -200,7 +219,7 @@ def ahead(document: Document, now: float) -> Iterator[tuple[Fact, int]]:
     if starts_at is not None and starts_at > now and isinstance(held, int) and held > 0:
         what = (
             f"trading pauses in {span_text(starts_at - now)}, from {pause.get('starts_at')} to {ends_at}: "
-            f"{held} open position{'s' if held > 1 else ''}, worth {_cents(_worth(document))} dollars, "
+            f"{held} open position{'s' if held > 1 else ''}, worth {_cents(worth_of(document))} dollars, "
             "cannot be sold while it lasts"
         )
         remedy = "close before it what must not be held through it"
@@ -212,7 +231,8 @@ def ahead(document: Document, now: float) -> Iterator[tuple[Fact, int]]:
         when = f"ends in {span_text(left_s)}" if left_s > 0 else "has ended"
         what = (
             f"the key's location attestation {when} ({ends}): after it sports, elections and entertainment "
-            "refuse orders, exits too"
+            f"refuse orders, exits too; {held or 0} open position{'' if held == 1 else 's'}, "
+            f"worth {_cents(worth_of(document))} dollars, may be among them"
         )
         fact = Fact(Kind.KEY_EXPIRY, str(ends), what, "renew the location attestation on the exchange's site")
         yield fact, sum(left_s <= ahead_s for ahead_s in KEY_AHEAD_S)
@@ -239,39 +259,23 @@ def _unprotected(document: Document) -> Iterator[Fact]:
     for row in rows(section(document, "coverage").get("unprotected")):
         ticker, reason = str(row.get("ticker")), str(row.get("reason"))
         if reason not in NOT_COUNTED:
-            remedy = _UNPROTECTED_REMEDIES.get(reason, "run_bot.py explain TICKER says why")
-            yield Fact(Kind.UNPROTECTED, ticker, f"{ticker}: {reason}", remedy, UNPROTECTED_AFTER_S)
-
-
-_UNPROTECTED_REMEDIES: dict[str, str] = {
-    HoldReason.NO_BID: "nobody bids: it is sold with the next bid, if its stop says so",
-    HoldReason.BELOW_FLOOR: "lower EXIT_FLOOR_DOLLARS or hold_below_price to sell there",
-    HoldReason.PAUSED: "trading is paused: stops act again when it resumes",
-    HoldReason.NO_PRICE: "no price is known: look at feed and rest in /api/status",
-    HoldReason.STALE_PRICE: "no fresh price is known: look at feed and rest in /api/status",
-    HoldReason.NO_RULE: "no rule can ever sell it: give it a stop in RULES_FILE or STOP_LOSS_PCT",
-    HoldReason.HALTED: "the kill switch is on: remove STATE_DIR/halted",
-    NOT_CHECKED: "the checker is late: look at threads in /api/status, restart if it lasts",
-}
+            what = _with(f"{ticker}: {reason}", held_text(document, ticker))
+            yield Fact(Kind.UNPROTECTED, ticker, what, unprotected_remedy(reason), UNPROTECTED_AFTER_S)
 
 
 def _open_exits(exits: Sequence[EpisodeView], now: float) -> Iterator[Fact]:
     for view in exits:
         age_s = now - view.opened_at
         if view.state == "blocked":
-            what = f"{view.ticker}: {view.reason} is blocked: {view.why}"
-            yield Fact(Kind.EXIT_BLOCKED, view.ticker, what, _blocked_remedy(view.why), since=view.opened_at)
+            what = _with(f"{view.ticker}: {view.reason} is blocked: {view.why}", episode_stake(view))
+            yield Fact(Kind.EXIT_BLOCKED, view.ticker, what, blocked_remedy(view.why), since=view.opened_at)
         elif view.state != "closed" and age_s > SLOW_EXIT_AFTER_S:
-            what = f"{view.ticker}: {view.reason} is {view.state} after {view.attempts} orders"
+            tries = f"{view.attempts} order{'' if view.attempts == 1 else 's'}"
+            state = "not answered (unknown)" if view.state == "unknown" else view.state
+            what = f"{view.ticker}: {view.reason} is {state} after {tries} and {span_text(age_s)}"
+            what = _with(what, episode_stake(view))
             remedy = "it goes on by itself; close by hand on the exchange if it lasts"
             yield Fact(Kind.EXIT_FAILED, view.ticker, what, remedy, since=view.opened_at)
-
-
-def _blocked_remedy(why: str) -> str:
-    try:
-        return BlockedWhy(why).remedy
-    except ValueError:
-        return "it is probed until it goes out; close by hand if it lasts"
 
 
 def _feed(document: Document) -> Iterator[Fact]:
@@ -290,29 +294,32 @@ def _trading_state(document: Document) -> Iterator[Fact]:
     if document.get("trading_state") == "active":
         return
     for reason in str(document.get("trading_state_why") or "").split("; "):
-        if not reason or reason.startswith(_TOLD_OTHERWISE):
+        if not reason or reason.startswith(_DOUBTED_TOO):
             continue
         if reason.startswith(DAILY_LOSS_WORDS):
-            yield Fact(Kind.DAILY_LOSS, "", reason, "exits go on; look at what was lost before anything else")
+            money = section(document, "pnl")
+            lost = f"realized {money.get('realized_today')}, fees {money.get('fees_today')} dollars today"
+            remedy = "exits go on; look at what was lost before anything else"
+            yield Fact(Kind.DAILY_LOSS, "", f"{reason} ({lost})" if money else reason, remedy)
         elif reason.startswith("the kill switch"):
             yield Fact(Kind.HALTED, "", reason, "remove STATE_DIR/halted to let exits go out again")
         else:
             after_s = DOUBT_AFTER_S if reason.startswith(_STARTING) else 0.0
-            remedy = "exits go on; the reason says when entries do"
-            yield Fact(Kind.ENTRIES_OFF, _NUMBERS.sub("#", reason), reason, remedy, after_s)
+            subject = _NUMBERS.sub("#", reason)
+            yield Fact(Kind.ENTRIES_OFF, subject, reason, entries_remedy(reason), after_s)
 
 
 def _doubts(document: Document) -> Iterator[Fact]:
     for text in section(document, "health").get("reasons") or ():
         reason = str(text)
         is_position = " unprotected: " in reason or reason.startswith("exit of ")
-        if not is_position and not reason.startswith(_TOLD_OTHERWISE):
+        if not is_position and not reason.startswith(_JOURNAL_DOWN):
             subject = _NUMBERS.sub("#", reason)  # an age that grows is no other trouble
-            remedy = "look at /healthz and the log; restart if it lasts"
-            yield Fact(Kind.UNHEALTHY, subject, _short(reason), remedy, DOUBT_AFTER_S)
+            after_s, remedy = doubt_remedy(reason)
+            yield Fact(Kind.UNHEALTHY, subject, _short(reason), remedy, after_s)
 
 
-def _worth(document: Document) -> Decimal:
+def worth_of(document: Document) -> Decimal:
     """What the open positions would fetch, in dollars, at their entry price where no bid is known."""
     total = Decimal(0)
     for position in rows(document.get("positions")):
@@ -331,6 +338,17 @@ def _wall(text: object) -> float | None:
 
 def _cents(value: Decimal) -> str:
     return f"{value:.2f}"
+
+
+def _with(what: str, stake: str) -> str:
+    return f"{what}; {stake}" if stake else what
+
+
+def _result(view: EpisodeView) -> str:
+    """What was gained or lost against the entry, fees of this sale included."""
+    if view.average_price is None or view.entry_price is None or not view.entry_price.is_finite():
+        return ""
+    return f", result {view.filled * (view.average_price - view.entry_price) - view.fees:+.2f} dollars"
 
 
 def _short(text: object) -> str:

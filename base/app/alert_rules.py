@@ -144,9 +144,9 @@ class AlertRules:
         """Say something that does not last."""
         self._add(Phase.NEW, fact, f"{fact.what}, {clock_text(wall)}")
 
-    def note_error(self, event: str, what: str, now: float, wall: float) -> None:
+    def note_error(self, event: str, what: str, remedy: str, now: float, wall: float) -> None:
         """Say an error of the log; one that was said within a minute is only counted."""
-        fact = Fact(Kind.ERROR, event, what, "look at the log around this time")
+        fact = Fact(Kind.ERROR, event, what, remedy)
         known = self._equal.get(fact.key)
         if known is not None and now - known.since < EQUAL_S:
             known.fact, known.held_back = fact, known.held_back + 1

@@ -24,15 +24,16 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from base.app.alert_channel import Channel, Notifier
-from base.app.alert_facts import Document, Fact, Kind, open_positions
+from base.app.alert_facts import SERVICE_DIED, Document, Fact, Kind, open_positions, worth_of
 from base.app.alert_rules import AlertRules, Sender
+from base.app.alert_words import error_words
 from base.app.logging_setup import HIDDEN, register_secret
 from base.app.services import PeriodicService
 from base.app.ui_metrics import ThreadHealth
 from base.clock import Clock
 from base.errors import ConfigError
 from base.execution.exits import EpisodeView
-from base.log import FIELDS_ATTRIBUTE, escape, log_event
+from base.log import FIELDS_ATTRIBUTE, escape, log_event, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +46,15 @@ ERRORS_WAITING_MAX = 256
 TEXT_CHARACTERS_MAX = 400
 SECRET_PART_CHARACTERS_MIN = 12
 
-TOLD_BY_STATE = frozenset({"exit_blocked", "exit_unknown", "exit_unresolved", "trading_state", "unprotected"})
-"""Errors of the log that the status document shows for as long as they last."""
+TOLD_OTHERWISE = frozenset(
+    {
+        "exit_blocked", "exit_unknown", "exit_unresolved", "trading_state", "unprotected", "journal_down",
+        "api_drift", "rules_refused", "foreign_instance",
+        "strategy_traceback", "strategy_traceback_unprintable", "thread_stack",
+    }
+)  # fmt: skip
+"""Errors of the log that the status document shows for as long as they last, and those that only explain
+the line before them."""
 
 
 def open_notifiers(urls: Sequence[str], load: Callable[[], ModuleType] | None = None) -> list[Notifier]:
@@ -56,7 +64,7 @@ def open_notifiers(urls: Sequence[str], load: Callable[[], ModuleType] | None = 
     try:
         apprise = (load or _load_apprise)()
     except ModuleNotFoundError as exc:
-        remedy = "pip install '.[alerts]', or remove the line"
+        remedy = "run `.venv/bin/pip install '.[alerts]'`, or remove the line"
         raise ConfigError([f"ALERT_URLS: the package {exc.name} is missing; {remedy}"]) from exc
     asset = apprise.AppriseAsset(
         app_id="Backstop",
@@ -111,7 +119,7 @@ class ErrorCollector(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self._waiting: queue.Queue[tuple[str, str]] = queue.Queue(ERRORS_WAITING_MAX)
+        self._waiting: queue.Queue[tuple[str, str, str]] = queue.Queue(ERRORS_WAITING_MAX)
         self.dropped = 0  # a count that two threads may write at once: one too few is no harm
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -119,15 +127,18 @@ class ErrorCollector(logging.Handler):
             return  # an alert about an alert that failed would feed itself
         fields = getattr(record, FIELDS_ATTRIBUTE, None)
         event = str(fields["event"]) if fields else record.name
-        if event in TOLD_BY_STATE:
+        if event in TOLD_OTHERWISE:
             return
+        what, remedy = error_words(fields or {"event": record.name, "why": record.getMessage()})
+        if record.exc_info and (exc := record.exc_info[1]) is not None:
+            what += f": {type(exc).__name__}: {text_of(exc)}"
         try:
-            self._waiting.put_nowait((event, record.getMessage()[:TEXT_CHARACTERS_MAX]))
+            self._waiting.put_nowait((event, what[:TEXT_CHARACTERS_MAX], remedy))
         except queue.Full:
             self.dropped += 1
 
-    def take(self) -> list[tuple[str, str]]:
-        """What has come since the last time."""
+    def take(self) -> list[tuple[str, str, str]]:
+        """What has come since the last time: event, what happened, what to do."""
         taken = []
         for _ in range(ERRORS_WAITING_MAX):
             try:
@@ -188,12 +199,13 @@ class Alerts:
         """One look; what is due goes to the channels even when the looking failed."""
         now, wall = self._clock.monotonic(), self._clock.now()
         try:
-            for event, what in self.errors.take():
-                self._rules.note_error(event, what, now, wall)
+            for event, what, remedy in self.errors.take():
+                self._rules.note_error(event, what, remedy, now, wall)
             lost, self._errors_lost = self.errors.dropped - self._errors_lost, self.errors.dropped
             if lost:
-                what = f"{lost} errors of the log came too fast to be told"
-                self._rules.note_error("errors_dropped", what, now, wall)
+                what = f"errors_dropped: {lost} errors of the log came too fast to be told"
+                remedy = "look at the log: journalctl -u backstop -p warning"
+                self._rules.note_error("errors_dropped", what, remedy, now, wall)
             self._rules.look(self._document(), self._exits(), now, wall)
         finally:
             self._hand_out(now, wall)
@@ -278,7 +290,12 @@ def _farewell(document: Mapping[str, Any]) -> Fact:
         held = "nothing is held" if document else "what is held is not known"
         return Fact(Kind.STOPPED, "", f"the daemon has stopped, {held}", "start it when you want it")
     held = f"{count} open position{'s are' if count > 1 else ' is'} watched by nobody from now on"
-    return Fact(Kind.STOPPED, "", f"the daemon has stopped: {held}", "start it again, or close them by hand")
+    what = f"the daemon has stopped: {held}, worth {worth_of(document):.2f} dollars"
+    remedy = "start it again, or close them by hand"
+    if SERVICE_DIED in str(document.get("trading_state_why")):
+        what += " (a thread had died or hung before: if nobody stopped it, it has ended itself)"
+        remedy = "systemd starts it again; if no 'daemon started' follows within a minute: " + remedy
+    return Fact(Kind.STOPPED, "", what, remedy)
 
 
 class _AppriseNotifier:

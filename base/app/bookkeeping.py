@@ -23,6 +23,7 @@ from base.model.market import ZERO
 from base.model.order import Order
 from base.model.position import Fill
 from base.model.trading_day import day_start_s, trading_day
+from base.store.day_results import Ledger
 from base.store.portfolio import READ_LAG_S, Portfolio
 from base.store.realized import (
     Holding,
@@ -49,6 +50,8 @@ LOOKS = 3
 LOOK_AGAIN_S = 30.0
 """After a corrected position its fills are looked for so often: reads of fills lag too."""
 COUNT_TRIES = 4
+TOLD_S_MAX = 5.0
+"""A fill that is younger than this when it is read may still be told by the stream."""
 COUNT_RETRY_S = 15.0
 """A market whose fills do not lead to what is held is read so often before older, unlisted fills explain
 it: either the list or the position may be behind the other. One complete read must lie between."""
@@ -91,6 +94,7 @@ class Bookkeeper:
         self._history = history
         self._look_at_resting = look_at_resting
         self._clock = clock
+        self._started_at = clock.now()
         self._resting_read_at: float | None = None  # owned by the thread, like the next three
         self._odd: dict[str, tuple[int, float]] = {}  # tries, and when the first one was
         self._explained_day = ""
@@ -145,26 +149,49 @@ class Bookkeeper:
             return self._look_again_s(has_found=False)
         explained = self._explain(fills, payouts, since_s)
         is_all = not explained.odd
-        before = self._portfolio.ledger()
-        news = self._portfolio.book_missed(day, explained.steps, explained.payouts, is_all=is_all)
+        news = self._book(day, explained, wall, is_all=is_all)
         if news is None:
             return NOT_LOADED_RETRY_S  # the day ended while it was read
         self._explained_day = day if is_all else ""
         self._explained = _ids(fills, payouts.values())
-        ledger = self._portfolio.ledger()
-        if (ledger.realized, ledger.fees) != (before.realized, before.fees):
-            log_event(
-                logger,
-                # Fees of what was opened today are found at every first start: no news for the night.
-                logging.INFO if ledger.realized == before.realized else logging.WARNING,
-                "missed_money_booked",
-                events=news,
-                realized_today=round(ledger.realized, 4),
-                fees_today=round(ledger.fees, 4),
-            )
         if explained.odd:
             return COUNT_RETRY_S
         return self._look_again_s(has_found=news > 0)
+
+    def _book(self, day: str, explained: _Explained, read_at: float, *, is_all: bool) -> int | None:
+        """Book in the order of time, so that what the stream ought to have told is known apart: fills from
+        before this process listened, fresh ones and settlements are nobody's fault.
+
+        Returns how much was news, None when the day is over.
+        """
+        heard = [s for s in explained.steps if s.fill.ts_ms / 1000 <= read_at - TOLD_S_MAX]
+        earlier = [s for s in heard if s.fill.ts_ms / 1000 < self._started_at]
+        news = 0
+        for steps in (earlier, heard, explained.steps):
+            is_last = steps is explained.steps
+            before = self._portfolio.ledger()
+            booked = self._portfolio.book_missed(
+                day, steps, explained.payouts if is_last else (), is_all=is_all and is_last
+            )
+            if booked is None:
+                return None
+            news += booked
+            self._tell(booked, before, is_missed=steps is heard and booked > 0)
+        return news
+
+    def _tell(self, events: int, before: Ledger, *, is_missed: bool) -> None:
+        """Say what has been booked, where it changed the day's money."""
+        after = self._portfolio.ledger()
+        if (after.realized, after.fees) == (before.realized, before.fees):
+            return
+        log_event(
+            logger,
+            logging.WARNING if is_missed else logging.INFO,
+            "missed_money_booked" if is_missed else "money_booked",
+            events=events,
+            realized_today=round(after.realized, 4),
+            fees_today=round(after.fees, 4),
+        )
 
     def _is_worth_explaining(self, fills: Sequence[Fill], payouts: Iterable[Payout]) -> bool:
         """Whether something has happened since the day was gone through in full, or somebody doubts it.

@@ -49,6 +49,12 @@ def _run_checks(config: Config, out: TextIO) -> int:
     return run_checks(config, out)
 
 
+def _run_alerts(config: Config, is_test: bool, out: TextIO) -> int:
+    from base.app.alert_trial import run_alerts
+
+    return run_alerts(config, is_test, out)
+
+
 def _run_flatten(config: Config, ticker: str | None, yes: bool) -> int:
     from base.app.flatten import main as flatten
 
@@ -73,6 +79,7 @@ class EntryPoints:
 
     daemon: Callable[[Config], int] = _run_daemon
     checks: Callable[[Config, TextIO], int] = _run_checks
+    alerts: Callable[[Config, bool, TextIO], int] = _run_alerts
     flatten: Callable[[Config, str | None, bool], int] = _run_flatten
     sandbox: Callable[[list[str]], int] = _run_sandbox
     replay: Callable[[list[str]], int] = _run_replay
@@ -157,6 +164,8 @@ def _dispatch(arguments: list[str], invocation: _Invocation) -> int:
     match options.command:
         case "check":
             return invocation.entry_points.checks(config, sys.stdout)
+        case "alerts":
+            return invocation.entry_points.alerts(config, options.test, sys.stdout)
         case "status":
             return _show_status(config, invocation.clock, as_json=options.json, watch=options.watch)
         case "explain":
@@ -197,6 +206,10 @@ def _parser() -> argparse.ArgumentParser:
 
     add("run", "run the daemon in the foreground until SIGTERM or Ctrl-C (the default)")
     add("check", "check configuration, key, clock, connection, limits, positions and their rules")
+    alerts = add("alerts", "show where alerts go")
+    alerts.add_argument(
+        "--test", action="store_true", help="send one message to each channel, and one dead-man call"
+    )
     status = add("status", "show what the running daemon protects, and what it does not")
     status.add_argument("--json", action="store_true", help="print the raw document")
     status.add_argument("--watch", action="store_true", help="keep refreshing until Ctrl-C")

@@ -1,8 +1,10 @@
 """The dead man's switch: a URL that is called while, and only while, the daemon can vouch for everything.
 
 Alerts tell what the daemon sees; this tells that there is nobody left who sees: the service behind the URL
-raises the alarm when the calls stop. So no call is made up for, and none is made on a doubt: a position that
-is unprotected or a thread that is late withholds it, and so does a weekly pause while something is held.
+raises the alarm when the calls stop. So no call is made up for, and none is made on a doubt of `/healthz`:
+a position that is unprotected or a thread that has not completed its pass withholds it, and so does a weekly
+pause while something is held. The strategy's thread is one of them, although protection does not wait for it:
+one that never returns, or fails, withholds it too.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class DeadMan:
         try:
             self._call(self._url, self._clock)
         except (OSError, http.client.HTTPException) as exc:
-            self._note_failure(_without_url(exc, self._url))
+            self._note_failure(without_url(exc, self._url))
             return min(RETRY_S, self._interval_s)
         with self._lock:
             self._calls += 1
@@ -158,7 +160,7 @@ def _target(parts: SplitResult) -> str:
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _without_url(exc: Exception, url: str) -> str:
+def without_url(exc: Exception, url: str) -> str:
     """What went wrong, without the secret part of the URL."""
     text = f"{type(exc).__name__}: {exc}".replace(url, "DEADMAN_URL")
     target = _target(urlsplit(url))

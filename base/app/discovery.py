@@ -286,8 +286,8 @@ class Discovery:
 
     def _tell_cache(self, snapshots: Iterable[MarketSnapshot]) -> None:
         for snapshot in snapshots:
-            self._cache.apply_market(snapshot.market, snapshot.quote.received_monotonic)
-            if not self._is_confirmed(snapshot.market.ticker):
+            self._cache.apply_market(snapshot.market, snapshot.asked_at)
+            if snapshot.quote is not None and not self._is_confirmed(snapshot.market.ticker):
                 self._cache.apply(snapshot.quote)
 
     # --- events -------------------------------------------------------------------------------------

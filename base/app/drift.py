@@ -102,11 +102,17 @@ class DriftCanary:
 
     # --- for any thread -----------------------------------------------------------------------------
 
-    @property
-    def is_ok(self) -> bool:
-        """Whether entries may be armed: a whole look has been had, and nothing needed was missing."""
+    def trouble(self) -> str:
+        """What keeps entries from being armed, each field by its name; "" when a whole look has been had and
+        nothing needed was missing."""
+        drifts = self.drifts()
         with self._lock:
-            return self._has_looked and not any(self._drifts.values())
+            has_looked = self._has_looked
+        if drifts:
+            names = ", ".join(f"{d.field} ({d.source}: {d.what})" for d in drifts[:DOUBTS_MAX])
+            more = f" and {len(drifts) - DOUBTS_MAX} more" if len(drifts) > DOUBTS_MAX else ""
+            return f"the exchange's answers lack {names}{more}"
+        return "" if has_looked else "the exchange's answers have not been looked at yet"
 
     def drifts(self) -> tuple[Drift, ...]:
         with self._lock:

@@ -20,7 +20,7 @@ from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.log import log_event
 from base.model.order import Order, OrderStatus
 from base.model.position import Fill
-from base.store.portfolio import HeldRead
+from base.store.portfolio import NO_TICKER, HeldRead
 from base.store.realized import Payout
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,9 @@ class Exchange:
         """Read these markets into the cache; return how many the exchange knew."""
         snapshots = self.rest.get_markets(tickers)
         for snapshot in snapshots:
-            cache.apply_market(snapshot.market, snapshot.quote.received_monotonic)
-            cache.apply(snapshot.quote)
+            cache.apply_market(snapshot.market, snapshot.asked_at)
+            if snapshot.quote is not None:
+                cache.apply(snapshot.quote)
         return len(snapshots)
 
     def read_held(self, lane: Lane = Lane.RECONCILE) -> HeldRead:
@@ -78,7 +79,7 @@ class Exchange:
             rows = self.rest.get_positions(lane)
         except UnreadablePositions as exc:
             log_event(logger, logging.ERROR, "positions_unreadable", why=exc)
-            rows, unreadable = exc.rows, tuple(r.ticker or "?" for r in exc.unreadable)
+            rows, unreadable = exc.rows, tuple(r.ticker or NO_TICKER for r in exc.unreadable)
         held = [to_position(row) for row in rows]
         return HeldRead({p.ticker: p for p in held if p is not None}, unreadable)
 

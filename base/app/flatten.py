@@ -36,7 +36,7 @@ from base.kalshi.websocket_price_cache import WebsocketPriceCache
 from base.model.position import Position
 from base.model.rules import ExitReason
 from base.store.journal import Journal
-from base.store.portfolio import Portfolio
+from base.store.portfolio import NO_TICKER, Portfolio
 from base.store.records import Remembered
 
 DEADLINE_S = 60.0
@@ -139,6 +139,8 @@ class Flatten:
         self._remembered = Remembered() if journal is None else journal.load()
         self._portfolio = Portfolio(clock, journal, config.trading_timezone)
         self._portfolio.restore(self._remembered)
+        self._asked_for: str | None = None
+        self._unreadable: set[str] = set()
         self._wanted = threading.Event()
         self._desk = ExitDesk(
             LiveGateway(exchange.rest, exchange.open_order_connection, self._cache, clock),
@@ -151,11 +153,12 @@ class Flatten:
         )
 
     def run(self, ticker: str | None, *, asks: bool) -> int:
+        self._asked_for = ticker
         held = self._read_open(ticker)
         resting = RestingOrders(self._exchange, self._clock, self._say, ticker)
         resting.tell()
         if not held and resting.is_known and not resting.own:
-            return ExitCode.OK
+            return self._code(is_done=True)
         for position in held.values():
             self._say(f"{position.ticker}: {position.count} {position.outcome_side.value.upper()}")
         canceling = f", after canceling {len(resting.own)} resting order(s)" if resting.own else ""
@@ -169,13 +172,24 @@ class Flatten:
         if resting.own:
             held = self._with_bought(held, ticker)
         left = self._close(held)
-        return ExitCode.OK if are_gone and not left else ExitCode.FAILED
+        return self._code(is_done=are_gone and not left)
+
+    def _code(self, *, is_done: bool) -> ExitCode:
+        """What it comes to; who was told "nothing is held" of rows that nobody could read is not flat."""
+        if self._unreadable:
+            rows = ", ".join(sorted(self._unreadable))
+            self._say(
+                f"NOT FLAT as far as is known: {rows} could not be read; close by hand on the exchange's "
+                "site, and look for a newer version of this program"
+            )
+        return ExitCode.OK if is_done and not self._unreadable else ExitCode.FAILED
 
     def _read_open(self, ticker: str | None) -> dict[str, Position]:
         """What is held and can still be sold, priced; the rest is named."""
         held = self._read(ticker)
         if not held:
-            self._say("nothing is held" + (f" in {ticker}" if ticker else ""))
+            readable = " that can be read" if self._unreadable else ""
+            self._say(f"nothing{readable} is held" + (f" in {ticker}" if ticker else ""))
             return held
         self._cache.require(held, held)
         self._exchange.read_prices(sorted(held), self._cache)
@@ -201,7 +215,7 @@ class Flatten:
             left = self._close_all(held)
         self._bar = None
         self._desk.stop(5.0)
-        for gone in sorted(held.keys() - left.keys()):
+        for gone in sorted(held.keys() - left.keys() - self._unreadable):
             self._say(f"{gone}: flat")
         for position in left.values():
             why = next((v.why for v in reversed(self._desk.views()) if v.ticker == position.ticker), "")
@@ -251,8 +265,11 @@ class Flatten:
     def _read(self, ticker: str | None) -> dict[str, Position]:
         started_at = self._clock.monotonic()
         read = self._exchange.read_held(Lane.EXIT)
-        for unreadable in read.unreadable:
+        # A row without its ticker may be the one that is meant.
+        concerned = {t for t in read.unreadable if self._asked_for in (None, t) or t == NO_TICKER}
+        for unreadable in sorted(concerned - self._unreadable):
             self._say(f"{unreadable}: its row cannot be read, so it is left alone")
+        self._unreadable |= concerned
         self._portfolio.apply_read(read.positions, started_at, is_whole=not read.unreadable)
         return {t: p for t, p in read.positions.items() if ticker is None or t == ticker}
 

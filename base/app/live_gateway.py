@@ -124,8 +124,9 @@ class LiveGateway:
 
     def refresh_markets(self, tickers: Sequence[str]) -> None:
         for snapshot in self._rest.get_markets(tickers, lane=Lane.EXIT):
-            self._cache.apply_market(snapshot.market, snapshot.quote.received_monotonic)
-            self._cache.apply(snapshot.quote)
+            self._cache.apply_market(snapshot.market, snapshot.asked_at)
+            if snapshot.quote is not None:
+                self._cache.apply(snapshot.quote)
 
     def trading_shards(self) -> TradingShards:
         status = self._rest.get_exchange_status(lane=Lane.EXIT)

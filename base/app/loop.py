@@ -7,7 +7,6 @@ even when a strategy never returns.
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import hashlib
 import logging
@@ -29,6 +28,8 @@ from base.app.account import Account, Adoption, MarketDirectory
 from base.app.alert_rules import Sender
 from base.app.alerts import Alerts, open_notifiers
 from base.app.config import Config, Environment, TradingMode, describe
+from base.app.config_values import authority
+from base.app.crash_stacks import write_crash_stacks
 from base.app.deadman import DeadMan
 from base.app.drift import DriftCanary
 from base.app.exchange import Exchange, open_exchange
@@ -37,10 +38,11 @@ from base.app.instance_lock import InstanceLock
 from base.app.instruments import Instruments
 from base.app.key_watch import KeyWatch
 from base.app.live_gateway import LiveGateway
-from base.app.logging_setup import configure_logging, register_key_file, register_secret, reload_level
+from base.app.logging_setup import configure_logging, register_key_file, register_secret
 from base.app.openings import Openings, Surroundings
 from base.app.pauses import PauseWatch
 from base.app.price_reads import PriceReads
+from base.app.reload import reload
 from base.app.rules import RulesInForce
 from base.app.sandbox_process import EmbeddedSandbox
 from base.app.services import PeriodicService
@@ -50,7 +52,7 @@ from base.app.systemd import ServiceManager
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
 from base.errors import BotError, ConfigError, ExitCode
-from base.execution.exits import ExitDesk
+from base.execution.exits import ExitDesk, ended_view
 from base.execution.gateway import PriceView
 from base.execution.paper import SETTLE_S, STEP_S, PaperGateway
 from base.kalshi.feed import FeedSettings, NoFeed
@@ -68,6 +70,8 @@ from base.ui.server import UiServer
 logger = logging.getLogger(__name__)
 
 EXITS_STOP_S = 5.0
+HUNG_S = 60.0
+"""So long one pass of a thread that works on demand may take before it counts as late."""
 STOP_S = 8.0
 """So long exits are finished, and resting orders canceled beside them, before the rest is stopped."""
 HALTED_FILE = "halted"
@@ -88,7 +92,7 @@ def run_daemon(config: Config) -> int:
     if ignored:
         log_event(logger, logging.INFO, "environment_ignored", names=ignored)
     make_state_dir(config.state_dir)
-    faulthandler.enable()  # the watchdog's SIGABRT, like a crash, leaves every thread's stack in the log
+    write_crash_stacks(config.log_file)
     # A thread that computes gives way after 0.5 ms instead of 5: measured, the age of a price acted on
     # beside a busy strategy falls from milliseconds to a third of one.
     sys.setswitchinterval(0.0005)
@@ -144,6 +148,7 @@ class Daemon:
         self._clock = clock
         self._journal = journal
         self._remembered = journal.load()
+        self._ended_before = [ended_view(record) for record in self._remembered.ended]
         check_strategy_name(config.strategy)  # it is loaded once protection runs
         self._rules = RulesInForce(config.rules_file, config.default_rule)
         self._stop = threading.Event()
@@ -268,6 +273,7 @@ class Daemon:
             self._remembered.rule_states,
             resumed=self._remembered.episodes,
             halted=lambda: not self._may_exit(),
+            key_refused=lambda: self._account.is_key_refused,
             others_quote=self._openings.others_quotes.quote_for,
             measures=self._instruments,
         )
@@ -296,7 +302,7 @@ class Daemon:
             clock,
             entries_blocked=(config.state_dir / ENTRIES_BLOCKED_FILE).exists,
             journal_ok=lambda: self._journal.status().ok,
-            api_ok=lambda: self._drift.is_ok,
+            api_trouble=lambda: self._drift.trouble(),
             halted=(config.state_dir / HALTED_FILE).exists,
             rules_changed=self._checker.sweep_soon,
             looked=lambda: self._service_manager.passed(),
@@ -368,7 +374,7 @@ class Daemon:
             env=self._config.env.value,
             trading_mode=self._config.effective_trading_mode.value,
             positions=self._checker.checked_positions,
-            exits=self._desk.views,
+            exits=lambda: [*self._ended_before, *self._desk.views()],
             history=self._checker.history,
             feed=self._feed.status,
             rest=self._exchange.stats.counts,
@@ -389,9 +395,7 @@ class Daemon:
         )
 
     def _reload(self) -> bool:
-        """SIGHUP: the level of the log and the rules, from their files; whether the rules were taken."""
-        reload_level(os.environ, Path.cwd())
-        return self._rules.reload()
+        return reload(self._config, self._rules, os.environ, Path.cwd())
 
     # --- views that several threads use -------------------------------------------------------------
 
@@ -452,7 +456,7 @@ class Daemon:
             trading_mode=self._config.effective_trading_mode.value,
             strategy=self._config.strategy,
             rest=self._config.rest_url,
-            ui=f"http://{self._config.ui_host}:{self._server.port}/",
+            ui=f"http://{authority(self._config.ui_host, self._server.port)}/",
             pid=os.getpid(),
         )
         for warning in self._config.warnings:
@@ -644,6 +648,8 @@ class Daemon:
         if not self._config.websocket_enabled:
             del threads["websocket"]
         threads |= self._supervisor.thread_health()
+        for service in (self._reads.service, *self._late_services):
+            threads[service.name] = ThreadHealth(service.is_alive, service.running_s(), HUNG_S)
         alerts = self._alerts.health()
         if alerts is not None:
             threads["alerts"] = alerts

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from base.app.config import Config
-from base.app.findings import Finding, fail, ok, warn
+from base.app.findings import Finding
+from base.app.preflight_codes import Code, fail, ok, warn
 from base.clock import Clock
 from base.kalshi.feed import FeedSettings, FeedState
 from base.kalshi.server_clock import ServerClock
@@ -99,14 +100,19 @@ def judge_feed(look: FeedLook, config: Config, ticker: str) -> Finding:
     if not look.is_live:
         why = look.error or f"nothing came within {look.took_s:.0f} s"
         return fail(
+            Code.FEED_DOWN,
             f"{what}: {why}",
             "let this machine reach it (firewall, proxy); without it prices come through REST, seconds old",
         )
     if not ticker:
-        return ok(f"{what} answers after {look.took_s:.1f} s; no open market to subscribe to")
+        return ok(
+            Code.FEED_WITHOUT_MARKET,
+            f"{what} answers after {look.took_s:.1f} s; no open market to subscribe to",
+        )
     if not look.is_confirmed:
         return warn(
+            Code.FEED_WITHOUT_PRICE,
             f"{what} answers, but the subscription to {ticker} brought no price in {look.took_s:.0f} s",
             "run check again in a minute; meanwhile run reads its price through REST",
         )
-    return ok(f"{what}: subscribed to {ticker}, its price came after {look.took_s:.1f} s")
+    return ok(Code.FEED, f"{what}: subscribed to {ticker}, its price came after {look.took_s:.1f} s")

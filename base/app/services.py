@@ -43,6 +43,7 @@ class PeriodicService:
         self._lock = threading.Lock()  # guards the fields below
         self._last_pass_at: float | None = None
         self._last_end_at: float | None = None
+        self._began_at: float | None = None  # of the pass under way
         self._passes = 0
         self._failures = 0
         self._failed_in_a_row = 0
@@ -101,8 +102,23 @@ class PeriodicService:
         with self._lock:
             return self._failures
 
+    def running_s(self) -> float:
+        """How long the pass under way has taken so far; 0 between passes."""
+        with self._lock:
+            began_at = self._began_at
+        return 0.0 if began_at is None else self._clock.monotonic() - began_at
+
     def run_guarded(self) -> bool:
         """One pass; return whether it was completed."""
+        with self._lock:
+            self._began_at = self._clock.monotonic()
+        try:
+            return self._pass()
+        finally:
+            with self._lock:
+                self._began_at = None
+
+    def _pass(self) -> bool:
         try:
             wanted_in_s = self._run_once()
         except Exception as exc:  # safety net: the next pass must come

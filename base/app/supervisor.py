@@ -69,7 +69,7 @@ class Supervisor:
         leave: Callable[[int], None] = os._exit,
         entries_blocked: Callable[[], bool] = lambda: False,
         journal_ok: Callable[[], bool] = lambda: True,
-        api_ok: Callable[[], bool] = lambda: True,
+        api_trouble: Callable[[], str] = str,
         halted: Callable[[], bool] = lambda: False,
         rules_changed: Callable[[], None] = lambda: None,
         looked: Callable[[], None] = lambda: None,
@@ -87,7 +87,7 @@ class Supervisor:
         self._leave = leave
         self._entries_blocked = entries_blocked
         self._journal_ok = journal_ok
-        self._api_ok = api_ok
+        self._api_trouble = api_trouble
         self._halted = halted
         self._rules_changed = rules_changed
         self._looked = looked
@@ -231,7 +231,7 @@ class Supervisor:
         inputs = StateInputs(
             reconciled_once=self._portfolio.is_loaded and not self._portfolio.unshown,
             journal_ok=self._journal_ok(),
-            api_ok=self._api_ok(),
+            api_trouble=self._api_trouble(),
             daily_loss_hit=self._is_loss_of_the_day_hit(),
             exposure_hit=self._is_exposure_hit(),
             service_died=bool(self._deaths) or self._exit_code == ExitCode.UNSAFE,

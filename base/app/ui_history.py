@@ -1,45 +1,51 @@
 """What the page draws: the last minutes of each held position, and the money of the day.
 
 Kept here and not in the page, so that a page opened at night shows what led there. Bounded in time and
-number; it starts anew with the program.
+number; it starts anew with the program. Told briefly, since a page asks for all of it every few seconds:
+a value a step, without its time, and the stop only where it changes.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
 from base.clock import Clock
 from base.ui.document import rows, section
 
-POSITION_STEP_S = 5.0
-POSITION_POINTS_MAX = 120
-"""Ten minutes."""
-PNL_STEP_S = 60.0
-PNL_POINTS_MAX = 1500
-"""The longest day has 25 hours."""
+POSITION_STEP_S = 10.0
+POSITION_POINTS_MAX = 60
+"""Ten minutes; more points than a line of 120 pixels can show tell nobody anything."""
+CARRIED_STEPS_MAX = 3
+"""The status may be built less often than once a step (`UI_INTERVAL_S`)."""
+PNL_STEP_S = 120.0
+PNL_POINTS_MAX = 751
+"""The longest day has 25 hours, and begins with a point of its own."""
+PRICE_UNIT = Decimal("0.0001")
+"""Prices are told in hundredths of a cent: they are drawn, not traded on."""
 
 
 @dataclass(frozen=True, slots=True)
 class PricePoint:
-    """One step of a position: the lowest exit value seen in it, so that a wick shows, and its last stop.
+    """One step of a position: the lowest exit value seen in it, so that a wick shows, and its last stop, in
+    `PRICE_UNIT`.
 
     `exit_value` None: no price in the whole step.
     """
 
     step: int
-    at: float
-    exit_value: str | None
-    stop_price: str | None
+    exit_value: int | None
+    stop_price: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class MoneyPoint:
-    """The last money of one minute, or the first of the day; dollars."""
+    """The last money of one step, or the first of the day; dollars."""
 
     step: int
     at: float
@@ -84,22 +90,23 @@ class StatusHistory:
         if held is None or held.outcome_side != side:
             held = _Held(side)
         step = int(now // POSITION_STEP_S)
-        value = position["exit_value"]
+        value = _units(position["exit_value"])
         if held.points and held.points[-1].step == step:
             value = _lower(held.points.pop().exit_value, value)
-        held.points.append(PricePoint(step, now, value, position["stop_price"]))
+        held.points.append(PricePoint(step, value, _units(position["stop_price"])))
         return held
 
     def document(self) -> dict[str, Any]:
-        """`/api/history`: rows of [age in seconds, exit value, stop] and [age, realized, unrealized]."""
+        """`/api/history`: for each position the values of its steps, oldest first and the last one now, and
+        its stops as rows of [steps, stop]; for the day rows of [age in seconds, realized, unrealized]."""
         now = self._clock.monotonic()
         with self._lock:
             held = {ticker: list(h.points) for ticker, h in self._held.items()}
             day, money = self._day, list(self._money)
         return {
+            "price_unit_dollars": str(PRICE_UNIT),
             "positions": {
-                ticker: [[round(now - p.at), p.exit_value, p.stop_price] for p in points]
-                for ticker, points in held.items()
+                ticker: _told(points, int(now // POSITION_STEP_S)) for ticker, points in held.items()
             },
             "position_step_s": POSITION_STEP_S,
             "span_s": POSITION_STEP_S * POSITION_POINTS_MAX,
@@ -111,7 +118,28 @@ class StatusHistory:
         }
 
 
-def _lower(one: str | None, other: str | None) -> str | None:
+def _told(points: Sequence[PricePoint], now_step: int) -> dict[str, Any]:
+    """The points of one position without their times: a step that was not sampled repeats the last one, so
+    long as that is not long ago."""
+    by_step = {point.step: point for point in points}
+    known: PricePoint | None = None
+    steps: list[PricePoint | None] = []
+    for step in range(points[0].step, now_step + 1):
+        known = by_step.get(step, known)
+        steps.append(known if known is not None and step - known.step <= CARRIED_STEPS_MAX else None)
+    steps = steps[-POSITION_POINTS_MAX:]
+    stops = [None if point is None else point.stop_price for point in steps]
+    return {
+        "values": [None if point is None else point.exit_value for point in steps],
+        "stops": [[len(list(run)), stop] for stop, run in groupby(stops)],
+    }
+
+
+def _units(price: str | None) -> int | None:
+    return None if price is None else round(Decimal(price) / PRICE_UNIT)
+
+
+def _lower(one: int | None, other: int | None) -> int | None:
     if one is None or other is None:
         return one if other is None else other
-    return min(one, other, key=Decimal)
+    return min(one, other)

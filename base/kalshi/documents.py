@@ -7,7 +7,7 @@ and recordings of the demo and production exchange of June to October 2026.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from enum import StrEnum
@@ -42,6 +42,8 @@ from base.model.position import Fill, Position
 ENTRY_PRICE_STEP = Decimal("0.000001")
 
 _E = TypeVar("_E", bound=StrEnum)
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 # --- markets --------------------------------------------------------------------------------------------
 
@@ -55,11 +57,6 @@ class _Range(msgspec.Struct):
 class _Market(msgspec.Struct):
     ticker: str
     status: str
-    yes_bid_dollars: str
-    yes_ask_dollars: str
-    yes_bid_size_fp: str | None = None
-    yes_ask_size_fp: str | None = None
-    last_price_dollars: str | None = None
     event_ticker: str | None = None
     open_time: str | None = None
     close_time: str | None = None
@@ -70,6 +67,16 @@ class _Market(msgspec.Struct):
     settlement_value_dollars: str | None = None
 
 
+class _TopOfBook(msgspec.Struct):
+    """Of the same document, but apart: a price that is lost must not cost the market its status."""
+
+    yes_bid_dollars: str
+    yes_ask_dollars: str
+    yes_bid_size_fp: str | None = None
+    yes_ask_size_fp: str | None = None
+    last_price_dollars: str | None = None
+
+
 class _MarketPage(msgspec.Struct):
     markets: list[dict[str, Any]]
     cursor: str | None = None
@@ -77,15 +84,20 @@ class _MarketPage(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class MarketSnapshot:
-    """A market and its top of book, from one market document."""
+    """A market and its top of book, from one market document; `quote` is None where it proves no price, and
+    `why_no_quote` says why."""
 
     market: Market
-    quote: Quote
+    quote: Quote | None
+    asked_at: float | None = None
+    """When the request left, monotonic; None is now."""
+    why_no_quote: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MarketPage:
-    """One page of `GET /markets`; `unusable` says for each document that proves no price why not."""
+    """One page of `GET /markets`; `unusable` says for each document that proves no price, or not even the
+    market, why not."""
 
     snapshots: tuple[MarketSnapshot, ...]
     unusable: tuple[str, ...]
@@ -96,21 +108,26 @@ class MarketPage:
 def parse_market_page(body: bytes, *, sent_monotonic: float, sent_at: float) -> MarketPage:
     """A page of markets; `sent_*` is when the request left, which is when the quotes count as received.
 
-    A document that proves no price is left out and named, so that it costs no other market its price.
+    A document that does not prove its market is left out and named, so that it costs no other its price.
     """
     page = convert(body, _MarketPage)
     snapshots: list[MarketSnapshot] = []
     unusable: list[str] = []
     for document in page.markets:
+        name = str(document.get("ticker"))[:128]
         try:
-            snapshots.append(parse_market(document, sent_monotonic=sent_monotonic, sent_at=sent_at))
+            snapshot = parse_market(document, sent_monotonic=sent_monotonic, sent_at=sent_at)
         except WireError as exc:
-            unusable.append(f"{str(document.get('ticker'))[:128]}: {exc}")
+            unusable.append(f"{name}: {exc}")
+            continue
+        snapshots.append(snapshot)
+        if snapshot.quote is None:
+            unusable.append(f"{name}: {snapshot.why_no_quote}")
     return MarketPage(tuple(snapshots), tuple(unusable), page.cursor, len(page.markets))
 
 
 def parse_market(document: Mapping[str, Any], *, sent_monotonic: float, sent_at: float) -> MarketSnapshot:
-    """A market document. Raises WireError.
+    """A market document. Raises WireError when it does not even prove the market and its status.
 
     Its quote has no exchange time: `updated_time` is about the market's description, not its prices.
     """
@@ -131,19 +148,30 @@ def parse_market(document: Mapping[str, Any], *, sent_monotonic: float, sent_at:
         title=m.title or "",
         settlement_value=_settlement_value(m.settlement_value_dollars),
     )
-    quote = Quote(
+    try:
+        quote = _quote(ticker, document, sent_monotonic, sent_at)
+    except WireError as exc:
+        return MarketSnapshot(market, None, sent_monotonic, f"no price: {exc}")
+    return MarketSnapshot(market, quote, sent_monotonic)
+
+
+def _quote(ticker: str, document: Mapping[str, Any], sent_monotonic: float, sent_at: float) -> Quote:
+    try:
+        top = msgspec.convert(document, _TopOfBook)
+    except msgspec.ValidationError as exc:
+        raise WireError(str(exc)) from exc
+    return Quote(
         ticker=ticker,
-        yes_bid=parse_price(m.yes_bid_dollars),
-        yes_ask=parse_price(m.yes_ask_dollars),
-        yes_bid_size=None if m.yes_bid_size_fp is None else parse_size(m.yes_bid_size_fp),
-        yes_ask_size=None if m.yes_ask_size_fp is None else parse_size(m.yes_ask_size_fp),
-        last_price=None if m.last_price_dollars is None else parse_price(m.last_price_dollars),
+        yes_bid=parse_price(top.yes_bid_dollars),
+        yes_ask=parse_price(top.yes_ask_dollars),
+        yes_bid_size=None if top.yes_bid_size_fp is None else parse_size(top.yes_bid_size_fp),
+        yes_ask_size=None if top.yes_ask_size_fp is None else parse_size(top.yes_ask_size_fp),
+        last_price=None if top.last_price_dollars is None else parse_price(top.last_price_dollars),
         ts_ms=0,
         received_monotonic=sent_monotonic,
         received_at=sent_at,
         source=PriceSource.REST,
     )
-    return MarketSnapshot(market, quote)
 
 
 def _settlement_value(text: str | None) -> Decimal | None:
@@ -225,9 +253,8 @@ class _PositionRow(msgspec.Struct):
     ticker: str
     position_fp: str
     market_exposure_dollars: str
-    fees_paid_dollars: str
-    realized_pnl_dollars: str
-    last_updated_ts: str | None = None
+    fees_paid_dollars: Any = None
+    last_updated_ts: Any = None
     exchange_index: int | None = None
 
 
@@ -238,13 +265,16 @@ class _PositionPage(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class PositionRow:
-    """One row of `GET /portfolio/positions`, flat ones included; `last_updated_ts` is epoch seconds."""
+    """One row of `GET /portfolio/positions`, flat ones included; `last_updated_ts` is epoch seconds.
+
+    What is held and what was paid must be proved. Fees (0) and the time (None) may be missing or unreadable:
+    no stop needs them, and a position must not go unprotected for want of them.
+    """
 
     ticker: str
     signed_count: Decimal
     exposure_dollars: Decimal
     fees_paid: Decimal
-    realized_pnl: Decimal
     exchange_index: int | None
     last_updated_ts: float | None
 
@@ -276,10 +306,9 @@ def _position_row(m: _PositionRow) -> PositionRow:
         ticker=parse_ticker(m.ticker),
         signed_count=parse_count(m.position_fp),
         exposure_dollars=parse_dollars(m.market_exposure_dollars),
-        fees_paid=parse_dollars(m.fees_paid_dollars),
-        realized_pnl=parse_dollars(m.realized_pnl_dollars),
+        fees_paid=_or(parse_dollars, m.fees_paid_dollars, Decimal(0)),
         exchange_index=m.exchange_index,
-        last_updated_ts=None if not m.last_updated_ts else parse_time(m.last_updated_ts),
+        last_updated_ts=_or(parse_time, m.last_updated_ts, None),
     )
     if row.signed_count and not 0 <= row.exposure_dollars <= abs(row.signed_count):
         raise WireError(
@@ -287,6 +316,16 @@ def _position_row(m: _PositionRow) -> PositionRow:
             f"is no price between 0 and 1"
         )
     return row
+
+
+def _or(parse: Callable[[str], _T], value: object, otherwise: _U) -> _T | _U:
+    """What a text says, or something else where it is missing or cannot be read."""
+    if not isinstance(value, str):
+        return otherwise
+    try:
+        return parse(value)
+    except WireError:
+        return otherwise
 
 
 def to_position(row: PositionRow) -> Position | None:

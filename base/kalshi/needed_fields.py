@@ -100,6 +100,7 @@ class Examination:
 _M, _P, _T = Source.MARKET, Source.POSITION, Source.TICKER
 _PRICES = "stops, exits and entries"
 _NO_MARKET = "its document is dropped: that it is open is not known, and what is held there is unprotected"
+_NO_READ = "reads prove no price: what the stream does not tell, or while it is down, is unprotected"
 _NO_PRICE = "the stream proves no price: all prices come through REST, seconds old"
 _NO_SIZE = "an empty bid cannot be told from a real one: stops may act on it, and no guard by size holds"
 
@@ -112,8 +113,8 @@ NEEDED: tuple[NeededField, ...] = (
         "stops, exits and entries",
         "a closed market cannot be told from an active one: nothing is sold or bought",
     ),
-    NeededField(_M, "yes_bid_dollars", Form.PRICE, _PRICES, _NO_MARKET),
-    NeededField(_M, "yes_ask_dollars", Form.PRICE, _PRICES, _NO_MARKET),
+    NeededField(_M, "yes_bid_dollars", Form.PRICE, _PRICES, _NO_READ),
+    NeededField(_M, "yes_ask_dollars", Form.PRICE, _PRICES, _NO_READ),
     NeededField(_M, "yes_bid_size_fp", Form.SIZE, _PRICES, _NO_SIZE),
     NeededField(_M, "yes_ask_size_fp", Form.SIZE, _PRICES, _NO_SIZE),
     NeededField(_M, "close_time", Form.TIME, "time stops, entry limits", "stops before the close cannot act"),
@@ -127,7 +128,7 @@ NEEDED: tuple[NeededField, ...] = (
         "prices of orders",
         "orders are priced on whole cents, wherever they are",
     ),
-    NeededField(_M, "last_price_dollars", Form.PRICE, "the page", _NO_MARKET, may_be_absent=True),
+    NeededField(_M, "last_price_dollars", Form.PRICE, "the page", _NO_READ, may_be_absent=True),
     NeededField(_M, "open_time", Form.TIME, "the strategy", _NO_MARKET, may_be_absent=True),
     NeededField(_M, "result", Form.TEXT, "settlement", _NO_MARKET, may_be_absent=True),
     NeededField(_M, "title", Form.TEXT, "the page", _NO_MARKET, may_be_absent=True),
@@ -147,10 +148,20 @@ NEEDED: tuple[NeededField, ...] = (
         "every stop in percent",
         "what was paid is not known: no stop can be placed",
     ),
-    NeededField(_P, "fees_paid_dollars", Form.DOLLARS, "gains and losses", "positions cannot be read"),
-    NeededField(_P, "realized_pnl_dollars", Form.DOLLARS, "gains and losses", "positions cannot be read"),
     NeededField(
-        _P, "last_updated_ts", Form.TIME, "reconciliation", "positions cannot be read", may_be_absent=True
+        _P,
+        "fees_paid_dollars",
+        Form.DOLLARS,
+        "break-even stops",
+        "what the entry has cost in fees is not known: a break-even stop leaves without them",
+    ),
+    NeededField(
+        _P,
+        "last_updated_ts",
+        Form.TIME,
+        "reconciliation",
+        "how old a row is, is not known",
+        may_be_absent=True,
     ),
     NeededField(
         _P, "exchange_index", Form.INTEGER, "routing of exits", "positions cannot be read", may_be_absent=True
@@ -188,7 +199,7 @@ _KNOWN: Mapping[Source, frozenset[str]] = {
             "volume_fp", "yes_sub_title",
         }
     ),
-    Source.POSITION: frozenset({"resting_orders_count", "total_traded_dollars"}),
+    Source.POSITION: frozenset({"realized_pnl_dollars", "resting_orders_count", "total_traded_dollars"}),
     Source.TICKER: frozenset(
         {
             "clock", "dollar_open_interest", "dollar_volume", "last_trade_size_fp", "market_id",

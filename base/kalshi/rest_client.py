@@ -141,9 +141,9 @@ class RestClient:
     def get_markets(self, tickers: Sequence[str], lane: Lane = Lane.PRICE) -> list[MarketSnapshot]:
         """The named markets with their prices, in as few requests as possible.
 
-        A market that the exchange does not know, or whose document proves no price, is missing from the
-        result. So are the markets of a later request that failed, when an earlier one brought some:
-        prices that came are worth having.
+        A market that the exchange does not know, or whose document does not prove it, is missing from the
+        result; one without a provable price has no quote. Missing too are the markets of a later request
+        that failed, when an earlier one brought some: prices that came are worth having.
         """
         found: dict[str, MarketSnapshot] = {}
         for chunk in _chunks(tickers):

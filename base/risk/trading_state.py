@@ -33,8 +33,9 @@ class StateInputs:
     """One complete comparison with the exchange has succeeded since the start."""
     journal_ok: bool = True
     """The write-ahead record can be written. Exits go on from memory without it, entries do not."""
-    api_ok: bool = True
-    """The exchange's answers have been looked at, and have every field that is needed. Exits do not ask."""
+    api_trouble: str = ""
+    """What keeps the exchange's answers from being relied on, "" once they have been looked at and have every
+    field that is needed. Exits do not ask."""
     daily_loss_hit: bool = False
     """Today's realized loss has reached the limit; the caller keeps it until the next trading day, whatever
     is won back meanwhile."""
@@ -72,11 +73,7 @@ def next_state(previous: TradingState, inputs: StateInputs) -> StateChange:
             ),
             (not inputs.reconciled_once, "positions have not been compared with the exchange yet"),
             (not inputs.journal_ok, "the journal cannot be written: free disk space or fix its permissions"),
-            (
-                not inputs.api_ok,
-                "the exchange's answers lack a field that is needed, or have not been looked at yet: entries "
-                "off (event=api_drift and /healthz name it)",
-            ),
+            (bool(inputs.api_trouble), f"{inputs.api_trouble}: entries are off, exits go on"),
             (
                 inputs.daily_loss_hit,
                 "today's loss has reached MAX_DAILY_LOSS_DOLLARS: entries resume on the next trading day",

@@ -81,6 +81,10 @@ class Faults:
     on_disconnect: OnDisconnect = OnDisconnect.ACT
     maintenance_windows: tuple[tuple[float, float], ...] = ()
     """Start and end."""
+    attestation_ends_at: float | None = None
+    """The key's location attestation; None: there never was one."""
+    has_date: bool = True
+    """Whether answers say what time it is."""
     calls: list[CallFault] = field(default_factory=list)
 
     def take_call(self, method: str, path: str) -> CallFault | None:
@@ -124,6 +128,9 @@ class FaultRequest:
     on_disconnect: OnDisconnect | None = None
     maintenance_windows: tuple[tuple[float, float], ...] | None = None
     """Start and end in seconds from now."""
+    attestation_ends_in_s: float | None = None
+    """From now; below 0 when it has ended."""
+    date: bool | None = None
 
 
 class BadFaultRequest(ValueError):
@@ -135,6 +142,7 @@ _KEYS = {
     "garbage_frames", "latency_s", "read_lag_s", "calls", "pause_market", "resume_market",
     "exchange_active", "trading_active", "max_fill_per_order", "zero_fill_orders",
     "shard_active", "shard_balance", "auth", "gone", "on_disconnect", "maintenance_windows",
+    "attestation_ends_in_s", "date",
 }  # fmt: skip
 
 
@@ -171,6 +179,8 @@ def parse_faults(body: Mapping[str, object]) -> FaultRequest:
         gone=_flag(body, "gone"),
         on_disconnect=_choice(body, "on_disconnect", OnDisconnect),
         maintenance_windows=_windows(body.get("maintenance_windows")),
+        attestation_ends_in_s=_offset(body, "attestation_ends_in_s"),
+        date=_flag(body, "date"),
     )
 
 
@@ -219,6 +229,15 @@ def _windows(value: object) -> tuple[tuple[float, float], ...] | None:
             )
         found.append((ends[0], ends[1]))
     return tuple(found)
+
+
+def _offset(body: Mapping[str, object], name: str) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= WINDOW_S_MAX:
+        raise BadFaultRequest(f"{name} must be a number of seconds from now, at most 30 days either way")
+    return float(value)
 
 
 def _choice(body: Mapping[str, object], name: str, known: type[_Choice]) -> _Choice | None:

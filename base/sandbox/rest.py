@@ -74,7 +74,8 @@ class _Gate:
             answer, fault = await acting
         if fault is not None:
             answer = await _fail_after(request, fault, answer)
-        answer.headers["Date"] = formatdate(self._venue.clock.now(), usegmt=True)
+        has_date = self._venue.faults.has_date
+        answer.headers["Date"] = formatdate(self._venue.clock.now(), usegmt=True) if has_date else ""
         return answer
 
     async def _act(

@@ -83,7 +83,10 @@ class PortfolioEndpoints:
 
     async def api_keys(self, request: web.Request) -> web.Response:
         key = {"api_key_id": self._key_id, "name": "sandbox", "scopes": ["read", "write"]}
-        return web.json_response({"api_keys": [key], "api_key_region_expiration_ts": None})
+        end = self._venue.faults.attestation_ends_at
+        return web.json_response(
+            {"api_keys": [key], "api_key_region_expiration_ts": None if end is None else int(end)}
+        )
 
     async def balance(self, request: web.Request) -> web.Response:
         portfolio = self._venue.portfolio()

@@ -342,6 +342,9 @@ class Venue:
         faults.on_disconnect = _given(request.on_disconnect, faults.on_disconnect)
         if request.maintenance_windows is not None:
             faults.maintenance_windows = tuple((now + a, now + b) for a, b in request.maintenance_windows)
+        faults.has_date = _given(request.date, faults.has_date)
+        if request.attestation_ends_in_s is not None:
+            faults.attestation_ends_at = now + request.attestation_ends_in_s
         if request.calls is not None:
             faults.calls = list(request.calls)
         limits.max_fill_per_order = _given(request.max_fill_per_order, limits.max_fill_per_order)

@@ -79,10 +79,13 @@ class Change:
         return self.before is not None and self.after is None
 
 
+NO_TICKER = "?"
+
+
 @dataclass(frozen=True, slots=True)
 class HeldRead:
     """One complete read of what is held, by ticker; `unreadable` names positions that are there and whose
-    row cannot be proved."""
+    row cannot be proved, `NO_TICKER` where not even that can be read."""
 
     positions: Mapping[str, Position]
     unreadable: tuple[str, ...] = ()

@@ -170,7 +170,7 @@ function showSpark(place, ticker) {
   const [text, drawing] = place.children;
   const told = objectOf(shown.history);
   const points = objectOf(told.positions)[ticker];
-  const line = sparkline(points, Number(told.span_s) || 600, Number(told.position_step_s) || 5, SPARK.width, SPARK.height);
+  const line = sparkline(points, Number(told.span_s) || 600, Number(told.position_step_s) || 10, SPARK.width, SPARK.height);
   setText(text, line === null ? "–" : "");
   drawing.classList.toggle("gone", line === null);
   if (line === null) return;

@@ -9,6 +9,7 @@ const BAR_BAD = 0.04;
 const SPARK_SPAN_MIN = 0.04; // dollars from bottom to top at least, so that a tick is no mountain
 const SPARK_SPAN_MIN_S = 120; // a program that has just started does not draw a dot
 const CURVE_SPAN_MIN_S = 60;
+const PRICE_UNIT = 0.0001; // dollars, in which the history tells prices
 const GAP_STEPS = 3; // so many steps without a point are a gap in the line
 
 function numberOf(text) {
@@ -32,11 +33,23 @@ function cents(amount) {
   return (Math.round(amount * 1e4) / 100).toString() + " ¢";
 }
 
-// Points are [age in seconds, exit value, stop], oldest first. Returns null when there is nothing to draw.
-function sparkline(points, spanS, stepS, width, height) {
-  const rows = (Array.isArray(points) ? points : [])
-    .filter((point) => Array.isArray(point) && Number.isFinite(point[0]) && point[0] <= spanS)
-    .map(([age, value, stop]) => ({ age, value: numberOf(value), stop: numberOf(stop) }));
+// One position of /api/history as rows of {age, value, stop}, oldest first, null where nothing is known.
+function pricePoints(told, stepS) {
+  const { values, stops } = told !== null && typeof told === "object" ? told : {};
+  const list = Array.isArray(values) ? values : [];
+  const stopOf = (Array.isArray(stops) ? stops : []).flatMap((run) =>
+    Array.isArray(run) && Number.isInteger(run[0]) && run[0] > 0 && run[0] <= list.length ? Array(run[0]).fill(run[1]) : []
+  );
+  return list.map((value, index) => ({ age: (list.length - 1 - index) * stepS, value: unitsOf(value), stop: unitsOf(stopOf[index]) }));
+}
+
+function unitsOf(value) {
+  return Number.isInteger(value) && value >= 0 ? value * PRICE_UNIT : null;
+}
+
+// Returns null when there is nothing to draw.
+function sparkline(told, spanS, stepS, width, height) {
+  const rows = pricePoints(told, stepS).filter((row) => row.age <= spanS);
   const seen = rows.flatMap((row) => [row.value, row.stop]).filter((value) => value !== null);
   if (!rows.some((row) => row.value !== null)) return null;
   const scale = scaleOf(Math.min(...seen), Math.max(...seen), SPARK_SPAN_MIN, height);

@@ -13,26 +13,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-UNKNOWN = "–"
+from base.ui.phrases import UNKNOWN, says
 
-_WORDS = {
-    "within_rules": "within its rules",
-    "guarded": "a rule has triggered, a guard delays it",
-    "hold_below": "a rule has triggered, held below the least that its rule sells at",
-    "no_stop_near_close": "a stop has triggered, stops rest so near the close",
-    "no_rule": "no rule would ever leave it",
-    "by_choice": "left alone by choice (protect = false)",
-    "hedged": "part of a set that cannot lose",
-    "no_price": "no price known",
-    "stale_price": "price too old",
-    "no_bid": "nobody bids",
-    "below_floor": "bid below the floor",
-    "crossed": "crossed book, no price",
-    "paused": "market paused",
-    "closed": "market closed",
-    "not_open": "market not open",
-    "event_group": "goes with another position of its event",
-}
 _HELD_BACK = ("guarded", "hold_below", "no_stop_near_close")
 _SOURCES = {"ws": "stream", "snapshot": "stream", "rest": "REST read", "none": "no source"}
 
@@ -155,8 +137,7 @@ def _age_and_source(row: Mapping[str, Any]) -> str:
 
 
 def _why(row: Mapping[str, Any]) -> str:
-    why = _said(row.get("why"))
-    return _WORDS.get(why, why.replace("_", " "))
+    return says(row.get("why"))
 
 
 def _times(row: Mapping[str, Any]) -> int:

@@ -14,6 +14,8 @@ from base.app.alert_facts import Kind, ahead, troubles
 from base.app.alert_outbox import KEPT_MAX, RESERVED, SENT_MAX, WINDOW_S, Outbox
 from base.app.alert_rules import AlertRules, Message, Phase, Sender, render
 from base.execution.exits import EpisodeView
+from base.execution.refusals import BlockedWhy
+from base.risk.coverage import NOT_CHECKED
 from base.risk.trading_state import StateInputs, TradingState, next_state
 
 WALL = datetime(2026, 11, 19, 6, 0, tzinfo=UTC).timestamp()
@@ -32,6 +34,7 @@ QUIET: dict[str, Any] = {
     "positions": [
         {
             "ticker": HELD,
+            "outcome_side": "yes",
             "count": "10.00",
             "entry_price": "0.5000",
             "exit_value": "0.4000",
@@ -108,7 +111,8 @@ def test_a_lasting_trouble_is_said_repeated_more_and_more_rarely_and_resolved() 
         (4 * 3_600 + 10, "resolved: position UNPROTECTED"),
     ]
     first, repeat, last = run.said[0][1], run.said[3][1], run.said[-1][1]
-    assert first.lines == (f"{HELD}: no_bid, since 2026-11-19 06:00:00 UTC",)
+    stake = "10 YES bought at 0.50, 5.00 dollars"
+    assert first.lines == (f"{HELD}: no_bid; {stake}, since 2026-11-19 06:00:00 UTC",)
     assert "for 60 min now" in repeat.lines[0]
     assert last.lines == (f"{HELD}: protected again, 2026-11-19 10:00:00 UTC, after 4 h",)
     assert first.remedies
@@ -150,7 +154,11 @@ class Lasting:
     exits: tuple[EpisodeView, ...] = ()
 
 
-def reducing(**inputs: bool) -> dict[str, Any]:
+DRIFT = "the exchange's answers lack close_time"
+UNSEEN = "the exchange's answers have not been looked at yet"
+
+
+def reducing(**inputs: bool | str) -> dict[str, Any]:
     """The state in the words of those who decide it."""
     change = next_state(TradingState.ACTIVE, StateInputs(**{"reconciled_once": True, **inputs}))
     return document(trading_state=change.current.value, trading_state_why=change.why)
@@ -175,6 +183,10 @@ def unhealthy(*reasons: str) -> dict[str, Any]:
         Lasting("a start without an answer", reducing(reconciled_once=False), Kind.ENTRIES_OFF, 30),
         Lasting("a full disk", document(journal={"ok": False, "why": "no space"}), Kind.JOURNAL, 5),
         Lasting("the state that a full disk brings", reducing(journal_ok=False), None, 0),
+        Lasting("a start without a look", reducing(api_trouble=UNSEEN), Kind.ENTRIES_OFF, 30),
+        Lasting("the state that a lost field brings", reducing(api_trouble=DRIFT), None, 0),
+        Lasting("a lost field", unhealthy(f"{DRIFT} (GET /markets)"), Kind.UNHEALTHY, 0),
+        Lasting("rules with a mistake", unhealthy("the rules file was refused: 3"), Kind.UNHEALTHY, 0),
         Lasting("a late thread", unhealthy("thread reconcile is late"), Kind.UNHEALTHY, 30),
         Lasting("what another kind tells", unhealthy("KX unprotected: x", "exit of KX is sent"), None, 0),
         Lasting("a blocked exit", document(), Kind.EXIT_BLOCKED, 0, (view(state="blocked", why="paused"),)),
@@ -189,6 +201,13 @@ def test_what_lasts_is_an_alert_of_its_kind_after_its_time(case: Lasting) -> Non
     once = {Kind.EXIT_TRIGGERED}
     told = [(second, message.kind) for second, message in run.said if message.kind not in once]
     assert told == ([] if case.kind is None else [(case.after_s, case.kind)])
+
+
+@pytest.mark.parametrize("why", [*BlockedWhy, NOT_CHECKED])
+def test_whatever_leaves_a_position_unprotected_there_is_something_to_do(why: str) -> None:
+    (fact,) = troubles(unprotected(HELD, reason=why), [], WALL)
+    assert fact.remedy
+    assert "explain TICKER" not in fact.remedy
 
 
 def test_an_age_that_grows_in_a_reason_is_no_new_trouble() -> None:
@@ -257,7 +276,7 @@ def test_a_hundred_exits_over_half_a_minute_are_a_handful_of_messages() -> None:
 def test_equal_errors_within_a_minute_are_one_with_a_count() -> None:
     run = Run()
     for _ in range(30):
-        run.rules.note_error("pass_failed", "event=pass_failed", 1_000.0 + run.second, WALL + run.second)
+        run.rules.note_error("pass_failed", "pass_failed", "wait", 1_000.0 + run.second, WALL + run.second)
         run.go_on(document(), 1)
     run.go_on(document(), 120)
     assert len(run.said) == 2

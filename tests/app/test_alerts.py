@@ -314,12 +314,26 @@ def test_errors_of_the_log_are_taken_and_a_flood_is_dropped_and_counted() -> Non
     log_event(logger, logging.WARNING, "only_a_warning")
     log_event(logger, logging.ERROR, "exit_blocked", ticker="KX")
     logger.error("no event at all")
+    log_event(logger, logging.CRITICAL, "thread_died", thread="pauses", action="restarted once")
+    log_event(logger, logging.ERROR, "rejected", path="/j", why='it said "no"', remedy="ask again")
+    log_event(logger, logging.ERROR, "check_failed", exc_info=ZeroDivisionError("by 0"), ticker="KX")
+    log_event(logger, logging.ERROR, "strategy_traceback", exc_info=ZeroDivisionError("by 0"))
     quiet = logging.Logger("base.app.alerts")
     quiet.addHandler(collector)
     log_event(quiet, logging.ERROR, "alert_channel_failed")
-    assert collector.take() == [("base.somewhere", "no event at all")]
+    look = "look at the log around this time: journalctl -u backstop -p warning"
+    assert collector.take() == [
+        ("base.somewhere", "base.somewhere: no event at all", look),
+        (
+            "thread_died",
+            "thread_died: thread pauses, action restarted once",
+            "protection goes on; restart the daemon when no exit is under way",
+        ),
+        ("rejected", 'rejected: it said "no"', "ask again"),
+        ("check_failed", "check_failed: ticker KX: ZeroDivisionError: by 0", look),
+    ]
     for _ in range(ERRORS_WAITING_MAX + 7):
-        log_event(logger, logging.ERROR, "rules_refused")
+        log_event(logger, logging.ERROR, "feed_error")
     assert len(collector.take()) == ERRORS_WAITING_MAX
     assert collector.dropped == 7
     assert collector.take() == []

@@ -491,6 +491,55 @@ def test_a_position_that_catches_up_is_judged_by_its_fills() -> None:
     assert rig.portfolio.ledger().realized == D("-0.80")
 
 
+@pytest.mark.parametrize(
+    ("fill_ago_s", "is_told", "pays", "events"),
+    [
+        (None, False, True, [("INFO", "money_booked")]),
+        (300.0, False, False, [("WARNING", "missed_money_booked")]),
+        (300.0, True, False, []),
+        (300.0, False, True, [("WARNING", "missed_money_booked"), ("INFO", "money_booked")]),
+        (5_000.0, False, False, [("INFO", "money_booked")]),
+        (1.0, False, False, [("INFO", "money_booked")]),
+    ],
+    ids=[
+        "a settlement is expected",
+        "a fill that the stream did not tell",
+        "a fill that it told",
+        "a fill it did not tell, and a settlement",
+        "sold while the program did not run",
+        "sold a second ago: the stream may still tell",
+    ],
+)
+def test_only_what_the_stream_should_have_told_is_a_warning(
+    fill_ago_s: float | None,
+    is_told: bool,
+    pays: bool,
+    events: list[tuple[str, str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By level and event, not by text: who sleeps hears of warnings."""
+    rig = Rig(yes("10", "0.50"))
+    rig.clock.advance(3_600)
+    if pays:
+        rig.history.payouts.append(Payout(B, round((rig.clock.now() - 60) * 1000), D(5), D("2.00"), D(5)))
+    if fill_ago_s is not None:
+        if not is_told:
+            for _ in range(3):
+                rig.clock.advance(AGREEMENT_S)
+                rig.portfolio.apply_read({}, rig.clock.monotonic())
+        rig.fill("+10", "0.50", ago_s=2 * 86_400)
+        rig.fill("-10", "0.30", ago_s=fill_ago_s)
+        if is_told:
+            rig.portfolio.apply_fill(rig.history.fills[-1])
+    with caplog.at_level("INFO"):
+        rig.books.run_once()
+        rig.books.run_once()
+    told = [(r.levelname, r.event_fields["event"]) for r in caplog.records]  # type: ignore[attr-defined]
+    assert [pair for pair in told if pair[1].endswith("money_booked")] == events
+    expected = (D("-2.00") if fill_ago_s is not None else 0) + (3 if pays else 0)
+    assert rig.portfolio.ledger().realized == expected
+
+
 def test_older_fills_are_read_again_only_for_news_or_when_somebody_doubts() -> None:
     rig = Rig()
     rig.fill("+10", "0.50")

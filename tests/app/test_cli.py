@@ -55,6 +55,7 @@ class Recorder:
         self.entry_points = EntryPoints(
             daemon=lambda config: self._note("daemon", config),
             checks=lambda config, out: self._note("checks", config, out),
+            alerts=lambda config, is_test, out: self._note("alerts", config, is_test),
             flatten=lambda config, ticker, yes: self._note("flatten", config, ticker, yes),
             sandbox=lambda arguments: self._note("sandbox", arguments),
             replay=lambda arguments: self._note("replay", arguments),
@@ -93,6 +94,15 @@ class TestCommands:
         assert name == "daemon"
         assert isinstance(config, Config)
         assert config.ui_port == 1234
+
+    @pytest.mark.parametrize(("arguments", "is_test"), [(("alerts",), False), (("alerts", "--test"), True)])
+    def test_alerts_sends_only_when_asked(
+        self, arguments: tuple[str, ...], is_test: bool, tmp_path: Path
+    ) -> None:
+        recorder = Recorder()
+        assert run(*arguments, directory=tmp_path, recorder=recorder) == 0
+        ((name, _, asked),) = recorder.calls
+        assert (name, asked) == ("alerts", is_test)
 
     @pytest.mark.parametrize(
         ("arguments", "expected"),
@@ -455,7 +465,7 @@ class TestProcess:
     def test_help_names_every_command(self, tmp_path: Path) -> None:
         result = run_bot("--help", directory=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
-        for command in ("run", "check", "status", "explain", "flatten", "sandbox", "replay"):
+        for command in ("run", "check", "alerts", "status", "explain", "flatten", "sandbox", "replay"):
             assert f"    {command}" in result.stdout
 
     def test_version(self, tmp_path: Path) -> None:

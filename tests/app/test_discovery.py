@@ -59,7 +59,7 @@ class FakeExchange:
         quote = Quote(
             market.ticker, D("0.40"), D("0.42"), D(10), D(10), None, 0, left_at, wall, PriceSource.REST
         )
-        return MarketSnapshot(market, quote)
+        return MarketSnapshot(market, quote, left_at)
 
     def get_markets(self, tickers: Sequence[str], lane: Lane) -> list[MarketSnapshot]:
         self._note("markets", list(tickers), lane)

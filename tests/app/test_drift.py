@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from base.app.drift import PASS_S, READ_S, RETRY_S_MAX, TICKER_S, DriftCanary
+from base.app.drift import DOUBTS_MAX, PASS_S, READ_S, RETRY_S_MAX, TICKER_S, DriftCanary
 from base.errors import TransientError
 from base.kalshi.needed_fields import Source
 from tests.fakes.clock import FakeClock
@@ -68,10 +68,10 @@ def rig() -> Rig:
 
 
 def test_nothing_is_armed_before_the_first_look(rig: Rig) -> None:
-    assert not rig.canary.is_ok
+    assert rig.canary.trouble()
     assert rig.canary.doubts() == []
     rig.look()
-    assert rig.canary.is_ok
+    assert rig.canary.trouble() == ""
 
 
 def test_an_exchange_that_does_not_answer_is_asked_again_soon_and_arms_nothing(rig: Rig) -> None:
@@ -80,13 +80,13 @@ def test_an_exchange_that_does_not_answer_is_asked_again_soon_and_arms_nothing(r
     for _ in range(9):
         delays.append(rig.look())
         rig.clock.advance(delays[-1])
-    assert not rig.canary.is_ok
+    assert rig.canary.trouble()
     assert rig.canary.doubts() == [], "who needs the reads tells of them"
     assert delays[:3] == [1.0, 2.0, 4.0]
     assert rig.run_for(600) <= 600 / RETRY_S_MAX + 2
     rig.is_down = False
     rig.run_for(RETRY_S_MAX)
-    assert rig.canary.is_ok
+    assert rig.canary.trouble() == ""
 
 
 def test_it_asks_two_small_pages_at_the_start_and_once_a_day(rig: Rig) -> None:
@@ -121,38 +121,53 @@ def test_a_field_that_is_gone_disarms_until_it_is_back(
 ) -> None:
     rig = Rig(**change)
     rig.look()
-    assert not rig.canary.is_ok
+    assert rig.canary.trouble()
     assert [(d.source, d.field) for d in rig.canary.drifts()] == [(where, name)]
     (doubt,) = rig.canary.doubts()
     assert name in doubt
+    assert name in rig.canary.trouble()
     assert "entries are off" in doubt
     rig.market, rig.markets, rig.position, rig.sample = MARKET, None, POSITION, frame()
     rig.clock.advance(RETRY_S_MAX)
     rig.look()
-    assert rig.canary.is_ok
+    assert rig.canary.trouble() == ""
     assert rig.canary.doubts() == []
 
 
 def test_a_field_that_goes_while_running_is_found(rig: Rig) -> None:
     rig.sample = frame()
     rig.look()
-    assert rig.canary.is_ok
+    assert rig.canary.trouble() == ""
     rig.sample = frame(yes_ask_dollars=0.45)
     rig.clock.advance(PASS_S)
     assert rig.look() == TICKER_S
     rig.look()
-    assert rig.canary.is_ok, "one bad frame, looked at twice, is one bad frame"
+    assert rig.canary.trouble() == "", "one bad frame, looked at twice, is one bad frame"
     rig.sample = frame(yes_ask_dollars=0.46)
     rig.clock.advance(TICKER_S)
     rig.look()
     assert [(d.source, d.field) for d in rig.canary.drifts()] == [(Source.TICKER, "yes_ask_dollars")]
-    assert not rig.canary.is_ok, "the stream within a minute and a bit"
+    assert rig.canary.trouble(), "the stream within a minute and a bit"
     rig.sample = frame()
     rig.clock.advance(PASS_S)
     rig.look()
     rig.market = but(MARKET, status=...)
     rig.run_for(READ_S + PASS_S)
     assert [d.field for d in rig.canary.drifts()] == ["status"], "the reads within a day"
+
+
+def test_the_state_names_the_first_fields_that_are_gone_and_counts_the_others(rig: Rig) -> None:
+    gone = [
+        name
+        for name in MARKET
+        if name.endswith("_dollars") or name in ("status", "close_time", "event_ticker")
+    ]
+    rig.market = but(MARKET, **dict.fromkeys(gone, 7))
+    rig.look()
+    found = [drift.field for drift in rig.canary.drifts()]
+    assert len(found) > DOUBTS_MAX
+    assert [name in rig.canary.trouble() for name in found] == [n < DOUBTS_MAX for n in range(len(found))]
+    assert f"and {len(found) - DOUBTS_MAX} more" in rig.canary.trouble()
 
 
 def test_two_bad_frames_that_lack_different_things_are_no_change(rig: Rig) -> None:
@@ -176,7 +191,7 @@ def test_frames_that_cannot_be_read_bring_the_next_look_forward(rig: Rig) -> Non
 def test_what_was_not_seen_is_not_missed(rig: Rig) -> None:
     rig.markets = []
     rig.look()
-    assert rig.canary.is_ok
+    assert rig.canary.trouble() == ""
 
 
 def test_an_empty_page_does_not_give_back_what_was_missing(rig: Rig) -> None:
@@ -185,7 +200,7 @@ def test_an_empty_page_does_not_give_back_what_was_missing(rig: Rig) -> None:
     rig.markets = []
     rig.clock.advance(RETRY_S_MAX)
     rig.look()
-    assert not rig.canary.is_ok
+    assert rig.canary.trouble()
 
 
 def test_a_first_ticker_is_looked_for_more_often(rig: Rig) -> None:
@@ -198,7 +213,7 @@ def test_a_first_ticker_is_looked_for_more_often(rig: Rig) -> None:
 def test_news_are_no_trouble(rig: Rig) -> None:
     rig.market = but(MARKET, tomorrow="1", status="napping")
     rig.look()
-    assert rig.canary.is_ok
+    assert rig.canary.trouble() == ""
     assert rig.canary.doubts() == []
 
 

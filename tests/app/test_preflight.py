@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 import io
 import json
 import socket
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,12 +24,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from base.app import preflight_codes
 from base.app.config import Config, load_config
+from base.app.findings import Finding, Verdict, summary
 from base.app.instance_lock import InstanceLock
 from base.app.loop import journal_path
-from base.app.preflight import StartSandbox, run_checks
+from base.app.preflight import Resolve, StartSandbox, run_checks
+from base.app.preflight_bounds import bounded, resolve
+from base.app.preflight_codes import Code, fail, ok, warn
 from base.app.preflight_feed import FeedLook
-from base.app.preflight_machine import Machine
+from base.app.preflight_machine import DiskLook, Machine, look_at_disk
+from base.app.preflight_strategy import Making, make_strategy
 from base.app.sandbox_process import SandboxAddress
 from base.clock import Clock
 from base.errors import AuthError, ConfigError, TransientError, WireError
@@ -60,7 +69,7 @@ CONFIRMED = FeedLook(True, True, json.dumps(ticker_frame(MARKET)).encode(), "", 
 
 def row(count: str = "10", entry: str = "0.52", ticker: str = MARKET, shard: int = 0) -> PositionRow:
     signed = Decimal(count)
-    return PositionRow(ticker, signed, abs(signed) * Decimal(entry), Decimal(0), Decimal(0), shard, NOW)
+    return PositionRow(ticker, signed, abs(signed) * Decimal(entry), Decimal(0), shard, NOW)
 
 
 def resting(client_order_id: str, ticker: str = MARKET) -> Order:
@@ -195,6 +204,7 @@ def run_with(
     start_sandbox: StartSandbox | None = None,
     look: FeedLook = CONFIRMED,
     machine: Machine | None = None,
+    resolve: Resolve = lambda host: None,
 ) -> tuple[int, list[tuple[str, str]]]:
     """The exit code and the findings as (verdict, rest of the line)."""
     out = io.StringIO()
@@ -206,16 +216,18 @@ def run_with(
         clock=FakeClock(now=NOW),
         machine=machine or roomy(config),
         look_at_feed=lambda *asked: look,
+        resolve=resolve,
     )
-    lines = [(line[:4].strip(), line[6:]) for line in out.getvalue().splitlines()]
-    return code, lines
+    *lines, empty, last = out.getvalue().splitlines()
+    assert (empty, "FAIL" in last) == ("", code == 5)
+    return code, [(line[:4].strip(), line[6:]) for line in lines]
 
 
 def roomy(config: Config) -> Machine:
     """A machine with nothing wrong, whose locks lie beside the test's files."""
     return Machine(
         lock=lambda key: InstanceLock(key, config.state_dir.parent / "locks"),
-        free_bytes=lambda directory: 10**12,
+        look_at_disk=lambda directory: DiskLook(free_bytes=10**12),
     )
 
 
@@ -269,14 +281,14 @@ def test_embedded_sandbox_is_started_checked_and_stopped(environ: dict[str, str]
     assert code == 0
     assert {verdict for verdict, _ in lines} == {"OK"}
     assert exchange.seen[0][0] == "http://127.0.0.1:1/trade-api/v2"
-    assert about(lines, "trading pauses")[1] == "trading pauses: none announced"
+    assert about(lines, "trading pauses")[1] == "trading pauses: none is known ahead  [pause-none]"
     assert stopped.is_set()
 
 
 def test_embedded_sandbox_that_does_not_start_is_a_failure(tmp_path: Path) -> None:
     code, lines = run_with(load_config({"UI_PORT": "0"}, tmp_path), FakeExchange())
     assert code == 5
-    assert ("FAIL", "sandbox — it did not start; install its extra") in lines
+    assert ("FAIL", "sandbox: it did not start — install its extra  [sandbox-dead]") in lines
 
 
 @dataclass(frozen=True)
@@ -305,7 +317,8 @@ VALUE = {"STRATEGY": "value", "STRATEGY_FAIR_PRICES": f"{MARKET}=0.62"}
         Case("a clock 1 s off", lambda: FakeExchange(date_offset_s=-1.0), "clock", "OK"),
         Case("a clock 5 s behind", lambda: FakeExchange(date_offset_s=5.0), "clock", "WARN", "behind"),
         Case("a clock 5 s ahead", lambda: FakeExchange(date_offset_s=-5.0), "clock", "WARN", "ahead"),
-        Case("a clock 40 s off", lambda: FakeExchange(date_offset_s=-40.0), "clock", "FAIL", "NTP"),
+        Case("a clock 40 s off", lambda: FakeExchange(date_offset_s=-40.0), "clock", "FAIL",
+             "set-ntp"),
         Case("no Date header", lambda: FakeExchange(date_offset_s=None), "clock", "WARN"),
         Case("a key of the other environment",
              lambda: FakeExchange(balance=AuthError("NOT_FOUND", status=401, code="authentication_error")),
@@ -346,7 +359,7 @@ VALUE = {"STRATEGY": "value", "STRATEGY_FAIR_PRICES": f"{MARKET}=0.62"}
              "positions", "FAIL"),
         Case("nothing held", lambda: FakeExchange(), "positions", "OK", "0 held"),
         Case("a flat row", lambda: FakeExchange(positions=[row("0")]), "positions", "OK", "0 held"),
-        Case("a position without a stop", lambda: FakeExchange(positions=[row()]), MARKET, "WARN",
+        Case("a position without a stop", lambda: FakeExchange(positions=[row()]), MARKET, "FAIL",
              "STOP_LOSS_PCT", settings={"STOP_LOSS_PCT": "", "TAKE_PROFIT_PCT": ""}),
         Case("a stop that has been passed",
              lambda: FakeExchange(positions=[row()], markets=[snapshot("0.39")]), MARKET, "WARN", "at once"),
@@ -360,7 +373,12 @@ VALUE = {"STRATEGY": "value", "STRATEGY_FAIR_PRICES": f"{MARKET}=0.62"}
              settings={"TAKE_PROFIT_PCT": "50"}),
         Case("nobody bids", lambda: FakeExchange(positions=[row()], markets=[snapshot("0")]), MARKET, "WARN",
              "nobody bids"),
-        Case("no price at all", lambda: FakeExchange(positions=[row()], markets=[]), MARKET, "WARN", "price"),
+        Case("no price at all", lambda: FakeExchange(positions=[row()], markets=[]), MARKET, "FAIL",
+             "no market"),
+        Case("a market without its price",
+             lambda: FakeExchange(positions=[row()], markets=[replace(snapshot(), quote=None,
+                                                                      why_no_quote="no price: no yes_bid")]),
+             MARKET, "WARN", "no yes_bid"),
         Case("a settled market",
              lambda: FakeExchange(positions=[row()], markets=[snapshot("0", status=MarketStatus.DETERMINED)]),
              MARKET, "OK", "settlement"),
@@ -378,8 +396,16 @@ VALUE = {"STRATEGY": "value", "STRATEGY_FAIR_PRICES": f"{MARKET}=0.62"}
                                   markets=[snapshot("0", status=MarketStatus.DETERMINED)]),
              "trading pauses", "OK", "in 1 h 0 min, until"),
         Case("a schedule that cannot be read",
-             lambda: FakeExchange(positions=[row()], schedule=TransientError("503")), "trading pauses", "OK",
-             "not known: 503"),
+             lambda: FakeExchange(positions=[row()], schedule=TransientError("503")),
+             "trading pauses: the", "WARN", "not known (503)"),
+        Case("the weekly pause all the same",
+             lambda: FakeExchange(positions=[row()], schedule=TransientError("503")), "trading pauses Thu",
+             "OK", "03:00 ET"),
+        Case("prices that cannot be read",
+             lambda: FakeExchange(positions=[row()], markets=TransientError("503")), "positions: their",
+             "FAIL", "not known (503)"),
+        Case("a real position and simulated exits", lambda: FakeExchange(positions=[row()]),
+             "positions: on PAPER", "WARN", "TRADING_MODE=live", settings={"TRADING_MODE": "paper"}),
         Case("a tier that takes long for what is held",
              lambda: FakeExchange(positions=[row(ticker=f"KX{n}") for n in range(120)],
                                   markets=[snapshot(ticker=f"KX{n}") for n in range(120)]),
@@ -517,14 +543,181 @@ def test_rules_of_the_file_are_used(
     assert "by choice" in about(lines, MARKET)[1]
 
 
-def test_bad_rules_file_and_bad_key_are_configuration_errors(environ: dict[str, str], tmp_path: Path) -> None:
+def test_a_bad_rules_file_and_a_bad_key_are_told_at_once(environ: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "rules.toml"
     path.write_text("[[rule]]\nmatch = ")
-    with pytest.raises(ConfigError):
-        run_with(load_config(environ | {"RULES_FILE": str(path)}, tmp_path), FakeExchange())
     Path(environ["KALSHI_PRIVATE_KEY_PATH"]).write_text("not a key")
+    exchange = FakeExchange()
+    with pytest.raises(ConfigError) as raised:
+        run_with(load_config(environ | {"RULES_FILE": str(path)}, tmp_path), exchange)
+    assert ["rules.toml" in problem for problem in raised.value.problems] == [True, False]
+    assert exchange.asked == []
+
+
+@pytest.mark.parametrize(
+    ("match", "told"),
+    [("KXHIGHNY-*", False), (MARKET, False), ("KXHIGNY-*", True), ("series:KXFED", True)],
+    ids=["a glob that fits", "the ticker", "a glob with a slip", "another series"],
+)
+def test_a_rule_that_nothing_held_matches(
+    check: Callable[..., tuple[int, list[tuple[str, str]]]], tmp_path: Path, match: str, told: bool
+) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(f'[[rule]]\nmatch = "{match}"\nstop_loss_pct = 10\n')
+    _, lines = check(FakeExchange(positions=[row()]), RULES_FILE=str(path))
+    assert any(v == "WARN" and match in text for v, text in lines) is told
+    _, lines = check(FakeExchange(), RULES_FILE=str(path))
+    assert all(v == "OK" for v, _ in lines), "with nothing held every rule waits"
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (TimeoutError("no answer within 10 s"), "[name-slow]"),
+        (socket.gaierror(-2, "Name or service not known"), "[name-unknown]"),
+    ],
+    ids=["a resolver that hangs", "no such name"],
+)
+def test_nobody_is_connected_to_without_an_address(
+    environ: dict[str, str], tmp_path: Path, failure: OSError, says: str
+) -> None:
+    def fail(host: str) -> None:
+        assert host.endswith("kalshi.co")
+        raise failure
+
+    exchange = FakeExchange()
+    code, lines = run_with(load_config(environ, tmp_path), exchange, resolve=fail)
+    assert (code, exchange.asked) == (5, [])
+    assert says in about(lines, "connection")[1]
+
+
+def test_an_address_is_looked_up_within_a_time() -> None:
+    release = threading.Event()
+    resolve("localhost")
+    with pytest.raises(OSError, match="label"):
+        resolve("a" * 64 + ".localhost")
+    with pytest.raises(TimeoutError):
+        resolve("localhost", 0.05, lambda host, port: release.wait(30.0))
+    release.set()
+
+
+def finding(what: str) -> Finding:
+    return ok(Code.POSITION, what)
+
+
+def test_what_comes_no_more_is_the_last_finding() -> None:
+    release = threading.Event()
+
+    def find() -> Iterator[Finding]:
+        yield finding("one")
+        release.wait(30.0)
+
+    first, last = bounded("this machine", find, 0.1)
+    release.set()
+    assert (first.what, last.verdict, last.code) == ("one", Verdict.FAIL, Code.NO_END)
+    assert 'within 0.1 s after "one"' in last.what
+
+
+def test_what_ends_in_time_is_told_whole_and_raised_where_it_is_told() -> None:
+    def find() -> Iterator[Finding]:
+        yield finding("one")
+        yield finding("two")
+        raise ConfigError(["three"])
+
+    told = bounded("this machine", find, 5.0)
+    assert [next(told).what, next(told).what] == ["one", "two"]
     with pytest.raises(ConfigError):
-        run_with(load_config(environ, tmp_path), FakeExchange())
+        next(told)
+
+
+def test_who_stops_listening_ends_what_was_started() -> None:
+    stopped = threading.Event()
+
+    def find() -> Iterator[Finding]:
+        try:
+            while True:
+                yield finding("one")
+        finally:
+            stopped.set()
+
+    told = bounded("the exchange", find, 5.0)
+    next(told)
+    told.close()
+    assert stopped.wait(5.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "making", "says"),
+    [
+        ("pass", Making.MADE, ""),
+        ("print(settings)", Making.MADE, ""),
+        ("threading.Thread(target=threading.Event().wait).start()", Making.MADE, ""),
+        ("raise KeyError(settings['STRATEGY_X'])", Making.RAISED, "KeyError: 'y'"),
+        ("raise SystemExit(3)", Making.RAISED, "SystemExit: 3"),
+        ("while True: pass", Making.SLOW, "after 2 s"),
+        ("signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals)); threading.Event().wait()",
+         Making.SLOW, "after 2 s"),
+        ("os._exit(0)", Making.ENDED, "code 0"),
+        ("os.kill(os.getpid(), 9)", Making.ENDED, "signal 9"),
+    ],
+    ids=["all right", "prints", "leaves a thread", "raises", "exits", "computes for ever", "blocks signals",
+         "ends the process", "is killed"],
+)  # fmt: skip
+def test_a_strategy_is_made_where_it_can_do_no_harm(
+    tmp_path: Path, body: str, making: Making, says: str
+) -> None:
+    imports = "import os, signal, threading"
+    text = f"{imports}\nclass Mine:\n    def __init__(self, settings):\n        {body}\n"
+    (tmp_path / "its_own_module.py").write_text(text + "    def decide(self, view): return []\n")
+    path = [str(tmp_path), *sys.path]
+    patience_s = 2.0 if making is Making.SLOW else 30.0
+    made = make_strategy("its_own_module:Mine", {"STRATEGY_X": "y"}, patience_s, path)
+    assert made.making is making
+    assert says in made.why
+
+
+def test_a_disk_is_written_to_and_nothing_stays(tmp_path: Path) -> None:
+    look = look_at_disk(tmp_path)
+    assert (look.free_bytes or 0) > 0
+    assert look_at_disk(tmp_path / "nowhere").errno == errno.ENOENT
+    assert look_at_disk(tmp_path, patience_s=0.0) == DiskLook(), "as if it hung"
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith(".backstop-check-")] == []
+
+
+def test_each_finding_is_made_in_one_place() -> None:
+    """So that one case that provokes it has provoked it."""
+    uses: Counter[str] = Counter()
+    for path in (Path(preflight_codes.__file__).parent).glob("preflight*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "Code":
+                uses[node.attr] += 1
+    assert uses == Counter({code.name: 1 for code in Code})
+
+
+def test_a_terminal_gets_the_remedy_on_lines_of_its_own_and_commands_whole() -> None:
+    told = fail(
+        Code.DISK_OPEN, "disk: " + "word " * 20, "run: `chmod 700 /var/lib/backstop/a/long/directory`"
+    )
+    lines = told.wrapped(50).splitlines()
+    assert lines[0].startswith("FAIL  disk: word")
+    assert all(line.startswith("      ") for line in lines[1:])
+    assert lines[-1].strip() == "`chmod 700 /var/lib/backstop/a/long/directory`"
+    assert max(len(line) for line in lines if "`" not in line) <= 50
+    assert "[disk-open]" in told.wrapped(50)
+    assert "[" not in ok(Code.DISK, "disk").wrapped(50)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ([ok(Code.DISK, "")], "1 OK: nothing keeps"),
+        ([ok(Code.DISK, ""), warn(Code.DISK_LOW, "", "")], "1 WARN, 1 OK: nothing keeps"),
+        ([ok(Code.DISK, ""), fail(Code.DISK_FULL, "", "")], "1 FAIL, 1 OK: do not rely on `run`"),
+    ],
+    ids=["all well", "a warning", "a failure"],
+)
+def test_the_last_line_says_what_it_comes_to(made: list[Finding], says: str) -> None:
+    assert summary(made).startswith(says)
 
 
 def test_what_is_wrong_with_this_machine(
@@ -542,7 +735,7 @@ def test_what_is_wrong_with_this_machine(
     def locks(key: str) -> InstanceLock:
         return InstanceLock(key, tmp_path / "locks")
 
-    machine = Machine(lock=locks, load_zone=no_zones, free_bytes=lambda directory: 1024**2)
+    machine = Machine(lock=locks, load_zone=no_zones, look_at_disk=lambda directory: DiskLook(1024**2))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, lines = check(
@@ -555,7 +748,7 @@ def test_what_is_wrong_with_this_machine(
     assert about(lines, "disk: STATE_DIR")[0] == "WARN"
     assert about(lines, "disk: other users")[0] == "WARN"
     assert about(lines, "disk: LOG_FILE")[0] == "FAIL"
-    assert about(lines, "kill switch")[0] == "WARN"
+    assert about(lines, "kill switch")[0] == "FAIL"
     assert about(lines, "entries")[0] == "WARN"
     assert about(lines, "time zones")[0] == "WARN"
     assert about(lines, "instance")[0] == "OK"

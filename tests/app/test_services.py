@@ -26,6 +26,23 @@ def test_a_pass_counts_only_when_it_was_completed() -> None:
     assert service.last_pass_at == clock.monotonic()
 
 
+def test_how_long_a_pass_has_been_under_way_is_told_until_it_ends_however_it_ends() -> None:
+    clock = FakeClock()
+    seen: list[float] = []
+
+    def run() -> None:
+        clock.advance(7.0)
+        seen.append(service.running_s())
+        if len(seen) == 2:
+            raise ZeroDivisionError("one bad pass")
+
+    service = PeriodicService("s", 1.0, run, clock)
+    for _ in range(2):
+        service.run_guarded()
+        assert service.running_s() == 0
+    assert seen == [7.0, 7.0]
+
+
 def test_the_thread_survives_a_bad_pass_wakes_when_asked_and_stops() -> None:
     passes: list[threading.Event] = [threading.Event() for _ in range(3)]
     done = iter(passes)

@@ -33,6 +33,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.feed import FakeFeed
 
 T = "KXHIGHNY-26NOV22-T60"
+NOW = 1_790_000_000.0
 TEXT, NUMBER, WHOLE, FLAG = str, (int, float), int, bool
 MAYBE_TEXT, MAYBE_NUMBER = (str, type(None)), (int, float, type(None))
 
@@ -95,6 +96,12 @@ DOCUMENT: dict[str, Any] = {
             "average_price": MAYBE_TEXT,
             "fees": TEXT,
             "attempts": WHOLE,
+            "timeline": {
+                "triggered": NUMBER,
+                "sent": MAYBE_NUMBER,
+                "filled": MAYBE_NUMBER,
+                "closed": MAYBE_NUMBER,
+            },
         }
     ],
     "pnl": {
@@ -237,6 +244,26 @@ def test_an_exit_that_has_sold_nothing_yet_fits_the_form_too() -> None:
     document = rig.document()
     assert_follows(document, DOCUMENT)
     assert document["feed"]["state"] == "down"
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "filled_at", "closed_at"),
+    [
+        (None, None, None),
+        (NOW + 0.25, None, None),
+        (NOW + 0.25, NOW + 0.5, None),
+        (NOW + 0.25, NOW + 0.5, NOW + 9),
+    ],
+    ids=["triggered", "sent", "filled in part", "closed"],
+)
+def test_an_exit_tells_when_each_step_was(
+    sent_at: float | None, filled_at: float | None, closed_at: float | None
+) -> None:
+    """To the millisecond: what a stop is paid by is the time between them."""
+    rig = Rig()
+    rig.exits = [replace(EXIT, opened_at=NOW, sent_at=sent_at, filled_at=filled_at, closed_at=closed_at)]
+    (row,) = json.loads(json.dumps(rig.document()))["exits"]
+    assert row["timeline"] == {"triggered": NOW, "sent": sent_at, "filled": filled_at, "closed": closed_at}
 
 
 def test_prices_and_money_are_written_as_the_exchange_writes_them() -> None:

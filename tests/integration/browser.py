@@ -50,6 +50,7 @@ class Browser:
         self._call("Page.enable")
         self._call("Log.enable")
         self._call("Runtime.enable")
+        self._call("Performance.enable")
 
     def _connect(self, port_file: Path) -> websocket.WebSocket:
         # The file is written in one go, after the port is open.
@@ -107,6 +108,10 @@ class Browser:
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def metrics(self) -> dict[str, float]:
+        """The browser's own counters of the page, seconds where they are durations."""
+        return {m["name"]: float(m["value"]) for m in self._call("Performance.getMetrics")["metrics"]}
 
     def text(self, selector: str) -> str:
         """The text of the first such element, "" when there is none."""

@@ -2,103 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from base.clock import SystemClock
 from base.sandbox.server import SandboxServer
-from tests.integration.rig import Daemon
+from tests.integration.rig import PROJECT, Daemon, environment_of
 from tests.integration.test_daemon import CALM, HELD, NO, YES, crash, held, scenario
+from tests.integration.test_every_alert import WAYWARD, WAYWARD_ENVIRONMENT
+from tests.integration.webhook import SECRET_PATH, Webhook, webhook
 
 pytest.importorskip("apprise", reason="the extra `alerts` is not installed")
-
-SECRET_PATH = "0123456789abcdef"
-
-
-class Webhook:
-    """A service that takes messages, refuses them, or hangs in mid-answer; and counts plain GETs."""
-
-    def __init__(self) -> None:
-        self.status = 200
-        self.hangs = False
-        self.release = threading.Event()
-        self._lock = threading.Lock()  # guards the fields below
-        self._received: list[dict[str, str]] = []
-        self._calls = 0
-        webhook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if webhook.hangs:
-                    # A byte now and then keeps every time-out of the library's from passing.
-                    self.wfile.write(b"HTTP/1.1 200 OK\r\n")
-                    while not webhook.release.wait(0.5):
-                        self.wfile.write(b"X")
-                    return
-                with webhook._lock:
-                    if webhook.status == 200:
-                        webhook._received.append(body)
-                self.send_response(webhook.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def do_GET(self) -> None:
-                with webhook._lock:
-                    webhook._calls += 1
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Not on the test's output."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"json://127.0.0.1:{self._server.server_port}/{SECRET_PATH}"
-
-    @property
-    def get_url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_port}/ping/{SECRET_PATH}"
-
-    @property
-    def calls(self) -> int:
-        with self._lock:
-            return self._calls
-
-    def received(self) -> list[dict[str, str]]:
-        with self._lock:
-            return list(self._received)
-
-    def about(self, *words: str) -> list[dict[str, str]]:
-        """The messages that say all of this, in title or text."""
-        return [m for m in self.received() if all(w in f"{m['title']}\n{m['message']}" for w in words)]
-
-    def close(self) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(5)
-
-
-@contextmanager
-def webhook() -> Iterator[Webhook]:
-    running = Webhook()
-    try:
-        yield running
-    finally:
-        running.close()
 
 
 @pytest.fixture
@@ -116,78 +36,6 @@ def server() -> Iterator[SandboxServer]:
 def wait_for(daemon: Daemon, service: Webhook, *words: str, timeout_s: float = 20) -> dict[str, str]:
     daemon.until(lambda: bool(service.about(*words)), f"an alert about {words}", timeout_s)
     return service.about(*words)[0]
-
-
-def test_the_life_of_an_exit_and_of_the_daemon(
-    server: SandboxServer, service: Webhook, tmp_path: Path
-) -> None:
-    with Daemon(tmp_path, server, ALERT_URLS=service.url) as daemon:
-        daemon.until(lambda: daemon.is_covered(3), "3 protected")
-        started = wait_for(daemon, service, "daemon started")
-        assert started["title"].startswith("[LIVE sandbox ")
-        crash(server, YES)
-        triggered = wait_for(daemon, service, "exit triggered", YES)
-        assert "stop_loss" in triggered["message"]
-        filled = wait_for(daemon, service, "exit filled", YES)
-        assert "sold 10.00 at 0.4000" in filled["message"]
-        assert daemon.terminate() == 0
-        stopped = service.about("daemon stopped")
-        assert len(stopped) == 1
-        assert "2 open positions are watched by nobody" in stopped[0]["message"]
-        assert "To do: start it again" in stopped[0]["message"]
-        assert SECRET_PATH not in "\n".join(daemon.lines())
-
-
-def test_a_paused_market_is_unprotected_then_its_exit_is_blocked_then_all_is_over(
-    server: SandboxServer, service: Webhook, tmp_path: Path
-) -> None:
-    with Daemon(tmp_path, server, ALERT_URLS=service.url) as daemon:
-        daemon.until(lambda: daemon.is_covered(3), "3 protected")
-        server.set_market(CALM, status="inactive")
-        message = wait_for(daemon, service, "position UNPROTECTED", f"{CALM}: paused")
-        assert message["type"] == "failure"
-        assert "To do: trading is paused" in message["message"]
-        server.set_market(CALM, status="active")
-        wait_for(daemon, service, "resolved: position UNPROTECTED", f"{CALM}: protected again", timeout_s=30)
-        # What is refused at the exchange while its market still shows a bid.
-        server.set_faults(
-            calls=[
-                {
-                    "method": "POST",
-                    "path": "/portfolio/events/orders",
-                    "times": 1000,
-                    "action": "status",
-                    "status": 409,
-                    "body": {"error": {"code": "trading_is_paused", "message": "trading is paused"}},
-                }
-            ]
-        )
-        crash(server, YES)
-        blocked = wait_for(daemon, service, "exit BLOCKED", YES)
-        assert blocked["type"] == "failure"
-        server.clear_faults()
-        wait_for(daemon, service, "exit filled", YES)
-        wait_for(daemon, service, "resolved: exit BLOCKED", YES)
-
-
-def test_a_feed_that_stays_down_and_comes_back(
-    server: SandboxServer, service: Webhook, tmp_path: Path
-) -> None:
-    with Daemon(tmp_path, server, ALERT_URLS=service.url, RECONNECT_DELAY_MAX_S="1") as daemon:
-        daemon.until(lambda: daemon.is_streaming(3), "3 streamed")
-        server.set_faults(cut_sockets=True, refuse_ws={"for_s": 300, "status": 503})
-        message = wait_for(daemon, service, "price feed down", timeout_s=45)
-        assert "REST meanwhile" in message["message"]
-        server.clear_faults()
-        wait_for(daemon, service, "resolved: price feed down", timeout_s=25)
-
-
-def test_the_daily_loss(server: SandboxServer, service: Webhook, tmp_path: Path) -> None:
-    with Daemon(tmp_path, server, ALERT_URLS=service.url, MAX_DAILY_LOSS_DOLLARS="1") as daemon:
-        daemon.until(lambda: daemon.is_covered(3), "3 protected")
-        crash(server, YES)
-        message = wait_for(daemon, service, "daily loss limit reached")
-        assert "entries resume on the next trading day" in message["message"]
 
 
 def test_a_hundred_exits_are_a_handful_of_messages(service: Webhook, tmp_path: Path) -> None:
@@ -223,7 +71,7 @@ def test_a_channel_that_hangs_and_one_that_refuses_delay_no_exit_and_no_stop(
         hanging.hangs, refusing.status = True, 500
         urls = f"{hanging.url},{refusing.url},{working.url}"
         with Daemon(tmp_path, server, ALERT_URLS=urls) as daemon:
-            daemon.until(lambda: daemon.is_covered(3), "3 protected")
+            daemon.until(lambda: daemon.is_covered(3), "3 protected", 40)
             wait_for(daemon, working, "daemon started")
             crash(server, YES)
             triggered = daemon.wait_for("exit_triggered", ticker=YES)
@@ -253,22 +101,127 @@ def seconds_between(first: dict[str, str], second: dict[str, str]) -> float:
     return (at[1] - at[0]).total_seconds()
 
 
+def pause(server: SandboxServer, orders: Path) -> None:
+    server.set_market(CALM, status="inactive")
+
+
+def resume(server: SandboxServer, orders: Path) -> None:
+    server.set_market(CALM, status="active")
+
+
+def hang_the_strategy(server: SandboxServer, orders: Path) -> None:
+    orders.write_text("hang", encoding="utf-8")
+
+
+def let_it_return(server: SandboxServer, orders: Path) -> None:
+    orders.unlink()
+
+
+def freeze_the_checker(server: SandboxServer, orders: Path) -> None:
+    orders.write_text("freeze", encoding="utf-8")
+
+
+def stall_a_thread(server: SandboxServer, orders: Path) -> None:
+    orders.write_text("stall", encoding="utf-8")
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("break_it", "mend_it"),
+    [(pause, resume), (hang_the_strategy, let_it_return), (freeze_the_checker, None), (stall_a_thread, None)],
+    ids=[
+        "a position is unprotected",
+        "the strategy never returns",
+        "the checker is frozen",
+        "a lesser thread hangs in mid-pass",
+    ],
+)
 def test_the_dead_man_is_called_only_while_all_is_well(
-    server: SandboxServer, service: Webhook, tmp_path: Path
+    server: SandboxServer,
+    service: Webhook,
+    tmp_path: Path,
+    break_it: Callable[[SandboxServer, Path], None],
+    mend_it: Callable[[SandboxServer, Path], None] | None,
 ) -> None:
-    with Daemon(tmp_path, server, DEADMAN_URL=service.get_url, DEADMAN_INTERVAL_S="5") as daemon:
-        daemon.until(lambda: daemon.is_covered(3), "3 protected")
+    (tmp_path / "wayward.py").write_text(WAYWARD, encoding="utf-8")
+    orders = tmp_path / "orders"
+    environment = {
+        **dict(WAYWARD_ENVIRONMENT),
+        "PYTHONPATH": f"{PROJECT}{os.pathsep}{tmp_path}",
+        "STRATEGY_ORDERS_FILE": str(orders),
+        "DEADMAN_URL": service.get_url,
+        "DEADMAN_INTERVAL_S": "5",
+    }
+    with Daemon(tmp_path, server, **environment) as daemon:
+        daemon.until(lambda: daemon.is_covered(3), "3 protected", 40)
         daemon.until(lambda: service.calls >= 2, "called again", 20)
-        server.set_market(CALM, status="inactive")
-        daemon.wait_for("dead_man_withheld", timeout_s=20)
+        before = len(daemon.lines())  # it is withheld at the start, too
+        break_it(server, orders)
+        daemon.until(lambda: bool(daemon.events_after(before, "dead_man_withheld")), "withheld", 80)
         calls = service.calls
         uptime_s = daemon.status()["uptime_s"]
-        daemon.until(lambda: daemon.status()["uptime_s"] > uptime_s + 6, "more than an interval has passed")
+        daemon.until(lambda: daemon.status()["uptime_s"] > uptime_s + 11, "two intervals have passed")
         assert service.calls == calls
-        server.set_market(CALM, status="active")
-        daemon.until(lambda: service.calls > calls, "called again", 20)
-        assert daemon.terminate() == 0
+        if mend_it is not None:
+            mend_it(server, orders)
+            daemon.until(lambda: service.calls > calls, "called again", 20)
+            assert daemon.terminate() == 0
         assert SECRET_PATH not in "\n".join(daemon.lines())
+
+
+def run_alerts(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`run_bot.py alerts` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "run_bot.py"), "alerts", *arguments],
+        cwd=directory,
+        env=environment_of(directory, None) | environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_a_test_message_reaches_each_channel_and_says_which_one_takes_none(tmp_path: Path) -> None:
+    with webhook() as working, webhook() as refusing, webhook() as hanging:
+        refusing.status, hanging.hangs = 500, True
+        urls = f"{working.url},{refusing.url},{hanging.url}"
+        listed = run_alerts(tmp_path, ALERT_URLS=urls, DEADMAN_URL=working.get_url)
+        assert (listed.returncode, listed.stderr) == (0, "")
+        assert (working.received(), working.calls) == ([], 0), "nothing is sent unless asked for"
+        clock = SystemClock()
+        began = clock.monotonic()
+        done = run_alerts(tmp_path, "--test", ALERT_URLS=urls, DEADMAN_URL=working.get_url)
+        assert clock.monotonic() - began < 35, "one that hangs is left behind"
+        assert done.returncode == 5
+        lines = done.stdout.splitlines()
+        assert [line.split(":")[0] for line in lines] == [
+            "OK    json-1",
+            "FAIL  json-2",
+            "FAIL  json-3",
+            "OK    DEADMAN_URL",
+        ]
+        assert "500" in lines[1]
+        assert "no answer for 10 s" in lines[2]
+        (message,) = working.received()
+        assert message["title"].endswith("test message")
+        assert working.calls == 1
+        assert SECRET_PATH not in listed.stdout + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("status", [200, 500], ids=["takes it", "refuses it"])
+def test_the_code_of_a_test_says_whether_all_was_taken(service: Webhook, tmp_path: Path, status: int) -> None:
+    service.status = service.call_status = status
+    done = run_alerts(tmp_path, "--test", ALERT_URLS=service.url, DEADMAN_URL=service.get_url)
+    assert done.returncode == (0 if status == 200 else 5)
+    assert [line[:4] for line in done.stdout.splitlines()] == (["OK  "] if status == 200 else ["FAIL"]) * 2
+    assert SECRET_PATH not in done.stdout + done.stderr
+
+
+def test_without_a_channel_a_test_says_that_nobody_is_told(tmp_path: Path) -> None:
+    done = run_alerts(tmp_path, "--test")
+    assert done.returncode == 0
+    assert [line[:4] for line in done.stdout.splitlines()] == ["WARN", "WARN"]
 
 
 def test_a_url_that_is_not_understood_ends_the_start_and_is_not_repeated(

@@ -20,12 +20,13 @@ YES = Holding("KXDRIFT-YES", OutcomeSide.YES, Decimal("10.50"))
 CALM = Holding("KXDRIFT-CALM", OutcomeSide.YES, Decimal(5))
 
 
-def without(server: SandboxServer, path: str, rows: str, name: str) -> dict[str, Any]:
-    """A fault: the exchange's own answer of now, for good, without one field."""
+def without(server: SandboxServer, path: str, rows: str, name: str, ticker: str = "") -> dict[str, Any]:
+    """A fault: the exchange's own answer of now, for good, without one field (in one row, or in all)."""
     with Client(server) as client:
         document = client.get(path)
     for row in document[rows]:
-        del row[name]
+        if ticker in ("", row["ticker"]):
+            del row[name]
     return {"method": "GET", "path": path, "action": "status", "status": 200, "body": document, "times": 9999}
 
 
@@ -33,6 +34,10 @@ def is_told(daemon: Daemon, name: str) -> bool:
     """Whether `/healthz` answers 503 and names the field."""
     code, document = daemon.health()
     return code == 503 and any(name in reason for reason in document["reasons"])
+
+
+def is_named(events: list[dict[str, str]], name: str) -> bool:
+    return any(name in event.get("why", "") for event in events)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,8 @@ def test_a_daemon_that_misses_a_field_opens_nothing_and_sells_all_the_same(tmp_p
             assert event["where"] == "GET /markets"
             daemon.until(lambda: daemon.is_covered(2), "2 protected")
             daemon.until(lambda: is_told(daemon, name), "named in /healthz")
-            daemon.until(lambda: "lack a field" in daemon.status()["trading_state_why"], "the state says why")
+            daemon.until(lambda: name in daemon.status()["trading_state_why"], "the state names it")
+            daemon.until(lambda: is_named(daemon.events("trading_state"), name), "and so does the log")
             assert daemon.status()["trading_state"] == "reducing"
             judge.quote(server, [YES], CRASHED)
             daemon.until(lambda: judge.left(server, YES) == 0, "sold all the same", 10)
@@ -54,15 +60,41 @@ def test_a_daemon_that_misses_a_field_opens_nothing_and_sells_all_the_same(tmp_p
             assert not [line for line in daemon.lines() if "state=active" in line]
 
 
-def test_without_a_price_in_the_answers_nothing_is_protected_and_that_is_loud(tmp_path: Path) -> None:
-    with SandboxServer(Scenario((judge.plan(CALM),))) as server:
+def test_where_only_the_answers_lack_a_price_the_stream_protects(tmp_path: Path) -> None:
+    with SandboxServer(Scenario(tuple(judge.plan(h) for h in (YES, CALM)))) as server:
         server.set_faults(calls=[without(server, "/markets", "markets", "yes_bid_dollars")])
         with Daemon(tmp_path, server) as daemon:
             daemon.wait_for("api_drift", field="yes_bid_dollars")
-            daemon.wait_for("unprotected", ticker=CALM.ticker)
+            daemon.until(lambda: daemon.is_covered(2), "the answers tell the status, the stream the price")
+            position = daemon.position(CALM.ticker)
+            assert position is not None
+            assert (position["market_status"], position["price_source"]) == ("active", "ws")
+            assert is_told(daemon, "yes_bid_dollars")
+            judge.quote(server, [YES], CRASHED)
+            daemon.until(lambda: judge.left(server, YES) == 0, "sold by the stream's price", 10)
+
+
+def test_without_a_price_from_anywhere_nothing_is_protected_and_that_is_loud(tmp_path: Path) -> None:
+    with SandboxServer(Scenario((judge.plan(CALM),))) as server:
+        server.set_faults(calls=[without(server, "/markets", "markets", "yes_bid_dollars")])
+        with Daemon(tmp_path, server, WEBSOCKET_ENABLED="no") as daemon:
+            daemon.wait_for("unprotected", ticker=CALM.ticker, why="no_price")
             daemon.until(lambda: is_told(daemon, "yes_bid_dollars"), "named in /healthz")
+            position = daemon.position(CALM.ticker)
+            assert position is not None
+            assert position["market_status"] == "active"
             server.clear_faults()
             daemon.until(lambda: daemon.is_covered(1), "protected as soon as the price is there again")
+
+
+def test_a_market_that_loses_its_price_costs_no_other_market_of_the_answer_its_own(tmp_path: Path) -> None:
+    with SandboxServer(Scenario(tuple(judge.plan(h) for h in (YES, CALM)))) as server:
+        server.set_faults(calls=[without(server, "/markets", "markets", "yes_bid_dollars", YES.ticker)])
+        with Daemon(tmp_path, server, WEBSOCKET_ENABLED="no") as daemon:
+            daemon.wait_for("unprotected", ticker=YES.ticker, why="no_price")
+            position = daemon.position(CALM.ticker)
+            assert position is not None
+            assert (position["protected"], position["price_source"]) == (True, "rest")
 
 
 def test_a_daemon_whose_exchange_has_all_fields_is_armed_at_once(tmp_path: Path) -> None:

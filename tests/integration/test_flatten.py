@@ -18,6 +18,7 @@ from base.sandbox.records import NewOrder, SelfTradePrevention
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
 from tests.integration.rig import PROJECT, Daemon, environment_of, held_market
+from tests.sandbox.client import Client
 
 YES = "KXTEST-YES-A"
 NO = "KXTEST-NO-B"
@@ -77,6 +78,23 @@ def test_it_closes_everything_with_only_the_key_and_a_second_run_finds_nothing(
     assert second.returncode == 0
     assert "nothing is held" in second.stdout
     assert sold(server) == BOTH
+
+
+@pytest.mark.parametrize("arguments", [(), ("--ticker", YES)], ids=["everything", "one market"])
+@pytest.mark.parametrize("lost", ["position_fp", "ticker"])
+def test_what_cannot_be_read_is_not_called_flat(
+    server: SandboxServer, tmp_path: Path, lost: str, arguments: tuple[str, ...]
+) -> None:
+    with Client(server) as client:
+        document = client.get("/portfolio/positions")
+    for row in document["market_positions"]:
+        del row[lost]
+    answer = {"action": "status", "status": 200, "body": document, "times": 9999}
+    server.set_faults(calls=[{"method": "GET", "path": "/portfolio/positions", **answer}])
+    done = flatten(tmp_path, server, "--yes", *arguments)
+    assert done.returncode == 5, done.stdout
+    assert "NOT FLAT" in done.stdout
+    assert set(held(server)) == set(BOTH)
 
 
 def test_it_asks_and_without_an_answer_it_closes_nothing(server: SandboxServer, tmp_path: Path) -> None:

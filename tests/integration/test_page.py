@@ -67,7 +67,7 @@ def test_it_goes_green_and_then_red_on_a_position_that_is_not_protected(
         server.set_faults(pause_market=YES)
         browser.until(RED, "red", 10)
         assert browser.text("#coverage-headline") == "1 of 2 open positions NOT protected"
-        assert browser.text("#coverage-list") == f"{YES}: the market is paused"
+        assert browser.text("#coverage-list") == f"{YES}: trading in its market is paused"
         assert browser.ask(row_of("positions", YES) + ".className") == "alarm"
         assert browser.ask("document.title").startswith("1/2 protected")
         server.set_faults(resume_market=YES)

@@ -93,14 +93,24 @@ def test_absent_sizes_are_unknown_not_zero() -> None:
         {"yes_ask_dollars": "-0.1"},
         {"yes_ask_size_fp": "-3.00"},
         {"yes_ask_size_fp": "1e3"},
-        {"ticker": "../orders"},
-        {"ticker": ...},
-        {"status": ...},
-        {"close_time": "soon"},
+        {"last_price_dollars": 0.99},
     ],
     ids=str,
 )
-def test_market_that_proves_no_price_is_refused(changes: dict[str, Any]) -> None:
+def test_a_document_that_proves_no_price_still_tells_its_market(changes: dict[str, Any]) -> None:
+    snapshot = market(**changes)
+    assert snapshot.quote is None
+    assert snapshot.why_no_quote
+    assert snapshot.market == market().market
+    assert snapshot.asked_at == 7.5, "an answer from before a pause does not undo it"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ticker": "../orders"}, {"ticker": ...}, {"status": ...}, {"status": 1}, {"close_time": "soon"}],
+    ids=str,
+)
+def test_a_document_that_does_not_prove_its_market_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(WireError):
         market(**changes)
 
@@ -159,7 +169,7 @@ def test_one_bad_market_costs_no_other_its_price() -> None:
     )
     result = parse_market_page(body, sent_monotonic=1, sent_at=2)
 
-    assert [s.market.ticker for s in result.snapshots] == ["B"]
+    assert [(s.market.ticker, s.quote is not None) for s in result.snapshots] == [("A", False), ("B", True)]
     assert len(result.unusable) == 2
     assert result.unusable[0].startswith("A: ")
     assert (result.cursor, result.rows) == ("next", 3)
@@ -193,7 +203,6 @@ def test_long_and_short_rows() -> None:
     assert (held.outcome_side, held.count, held.entry_price) == (OutcomeSide.NO, 1, D("0.52"))
     assert held.exchange_index == 2
     assert to_position(flat) is None
-    assert flat.realized_pnl == 0
 
 
 @given(cents=st.integers(0, 10_000), count=st.integers(100, 1_000_000), sign=st.sampled_from([1, -1]))
@@ -221,8 +230,6 @@ def test_entry_times_count_is_the_exposure(cents: int, count: int, sign: int) ->
         {"market_exposure_dollars": "3.01"},
         {"market_exposure_dollars": "NaN"},
         {"ticker": ...},
-        {"fees_paid_dollars": ...},
-        {"last_updated_ts": "never"},
     ],
     ids=str,
 )
@@ -232,6 +239,28 @@ def test_a_bad_row_is_told_and_costs_the_others_nothing(changes: dict[str, Any])
     assert isinstance(bad, UnreadableRow)
     assert bad.ticker == ("" if "ticker" in changes else POSITION["ticker"])
     assert bad.why
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fees_paid_dollars": ...},
+        {"fees_paid_dollars": None},
+        {"fees_paid_dollars": 1},
+        {"fees_paid_dollars": "none"},
+        {"realized_pnl_dollars": ...},
+        {"last_updated_ts": "never"},
+        {"last_updated_ts": 5},
+    ],
+    ids=str,
+)
+def test_what_no_stop_needs_costs_no_position_its_stop(changes: dict[str, Any]) -> None:
+    (row,) = position_rows(but(POSITION, **changes))
+    assert isinstance(row, PositionRow)
+    held = to_position(row)
+    assert held is not None
+    assert (held.count, held.entry_price) == (3, D("0.833333"))
+    assert held.fees_paid == (0 if "fees_paid_dollars" in changes else D("0.0189"))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def is_decoded(source: Source, row: Mapping[str, Any]) -> bool:
     if source is Source.MARKET:
         body = json.dumps({"markets": [row], "cursor": ""}).encode()
         page: MarketPage = parse_market_page(body, sent_monotonic=0.0, sent_at=0.0)
-        return len(page.snapshots) == 1
+        return page.unusable == ()
     if source is Source.POSITION:
         (read,), _ = parse_position_page(json.dumps({"market_positions": [row], "cursor": ""}).encode())
         return not isinstance(read, UnreadableRow)

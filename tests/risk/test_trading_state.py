@@ -9,8 +9,10 @@ import pytest
 
 from base.risk.trading_state import StateInputs, TradingState, next_state
 
+LACKS = "the answers lack yes_bid_dollars (GET /markets: is missing)"
 NAMES = [field.name for field in fields(StateInputs)]
-ALL = [StateInputs(*values) for values in product((False, True), repeat=len(NAMES))]
+VALUES = [("", LACKS) if name == "api_trouble" else (False, True) for name in NAMES]
+ALL = [StateInputs(*values) for values in product(*VALUES)]
 FINE = StateInputs(reconciled_once=True)
 
 
@@ -30,9 +32,10 @@ def test_state_from_inputs(previous: TradingState, inputs: StateInputs) -> None:
 
 
 def test_every_reason_is_named() -> None:
-    worst = next_state(TradingState.ACTIVE, StateInputs(False, False, False, *[True] * (len(NAMES) - 3)))
+    worst = next_state(TradingState.ACTIVE, StateInputs(False, False, LACKS, *[True] * (len(NAMES) - 3)))
     assert len(worst.why.split("; ")) == len(NAMES)
     assert worst.why.startswith("the kill switch is on")
+    assert LACKS in worst.why, "which field, so that nobody has to look for it elsewhere"
 
 
 def test_exits_go_on_while_reducing_and_entries_only_when_active() -> None:

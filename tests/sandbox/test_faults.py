@@ -239,6 +239,26 @@ def test_maintenance_is_announced_and_nothing_else(quiet: Scenario, key_dir: Pat
         assert exit_orders(client).status_code == 201
 
 
+@pytest.mark.parametrize("ends_in_s", [86_400, -60], ids=["ends tomorrow", "has ended"])
+def test_the_end_of_the_key_s_attestation_is_told(quiet: Scenario, key_dir: Path, ends_in_s: int) -> None:
+    clock = FakeClock(now=1_790_000_000.0)
+    with SandboxServer(quiet, key_dir=key_dir, clock=clock) as server, Client(server, clock.now) as client:
+        assert client.get("/api_keys")["api_key_region_expiration_ts"] is None
+        server.set_faults(attestation_ends_in_s=ends_in_s)
+        assert client.get("/api_keys")["api_key_region_expiration_ts"] == 1_790_000_000 + ends_in_s
+
+
+def test_answers_without_a_time(server: SandboxServer, client: Client) -> None:
+    def date() -> str:
+        return requests.get(f"{server.rest_url}/exchange/status", timeout=5).headers["Date"]
+
+    assert date().endswith("GMT")
+    server.set_faults(date=False)
+    assert date() == ""
+    server.clear_faults()
+    assert date().endswith("GMT")
+
+
 POSTER = """
 import sys, urllib.request
 url, body, *headers = sys.argv[1:]
@@ -321,6 +341,10 @@ def test_pauses_refuse_orders_until_mended(client: Client, server: SandboxServer
         {"maintenance_windows": {"start_in_s": 1}},
         {"maintenance_windows": [{"start_in_s": 2, "end_in_s": 1}]},
         {"maintenance_windows": [{"start_in_s": False, "end_in_s": 1}]},
+        {"date": "none"},
+        {"attestation_ends_in_s": "soon"},
+        {"attestation_ends_in_s": True},
+        {"attestation_ends_in_s": float("nan")},
     ],
 )
 def test_bad_fault_requests_say_what_is_wrong(body: dict[str, object]) -> None:

@@ -264,11 +264,11 @@ def test_the_banner_tells_what_is_at_stake(run_js: RunJs, status: dict[str, Any]
     ("row", "text", "is_alarm"),
     [
         ({"protected": True}, "protected", False),
-        ({"protected": False, "reason": "no_bid"}, "NOT PROTECTED: no bid to sell into", True),
+        ({"protected": False, "reason": "no_bid"}, "NOT PROTECTED: nobody bids", True),
         ({"protected": False, "reason": "new_kind"}, "NOT PROTECTED: new kind", True),
-        ({"protected": False, "reason": "by_choice"}, "by choice (protect = false)", False),
+        ({"protected": False, "reason": "by_choice"}, "left alone by choice (protect = false)", False),
         ({"protected": False, "reason": "closed", "market_status": "finalized"}, "awaits settlement", False),
-        ({"protected": False, "reason": "paused"}, "NOT PROTECTED: the market is paused", True),
+        ({"protected": False, "reason": "paused"}, "NOT PROTECTED: trading in its market is paused", True),
         ({}, "NOT KNOWN", True),
         ({"protected": "true"}, "NOT KNOWN", True),
     ],
@@ -304,25 +304,29 @@ def test_the_distance_to_the_stop(
 
 
 def test_a_sparkline_has_a_line_for_the_price_and_one_for_the_stop(run_js: RunJs) -> None:
-    points = [[600, "0.60", "0.45"], [595, "0.50", "0.45"], [300, "0.40", "0.45"]]
-    line = run_js(["sparkline", points, 600, 5, 120, 30])[0]
-    assert line["value"].startswith("M0 3L1 ")
-    assert line["value"].count("M") == 2, "minutes without a point are a gap, not a line"
+    told = {
+        "values": [6000, 5000, *[None] * 29, 4000, *[None] * 29],
+        "stops": [[2, 4500], [29, None], [1, 4500]],
+    }
+    line = run_js(["sparkline", told, 600, 10, 120, 30])[0]
+    assert line["value"].startswith("M0 3L2 ")
+    assert line["value"].count("M") == 2, "minutes without a price are a gap, not a line"
     assert line["stop"].count("M") == 2
-    assert (line["dot"], line["level"]) == ({"x": 60, "y": 27}, "bad")
+    assert (line["dot"], line["level"]) == ({"x": 62, "y": 27}, "bad")
 
 
 @pytest.mark.parametrize(
-    "points",
-    [None, [], "x", [[5, None, "0.45"]], [[5, "x", None]], [[None, "0.6", "0.45"]], [[700, "0.6", "0.45"]]],
-)
-def test_what_cannot_be_drawn_is_no_line(run_js: RunJs, points: Any) -> None:
-    assert run_js(["sparkline", points, 600, 5, 120, 30]) == [None]
+    "told",
+    [None, [], "x", {}, {"values": "x"}, {"values": [None], "stops": [[1, 4500]]}, {"values": ["0.6"]},
+     {"values": [-1]}, {"values": [0.5], "stops": [[9e9, 1]]}, {"values": [6000, *[None] * 61]}],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_no_line(run_js: RunJs, told: Any) -> None:
+    assert run_js(["sparkline", told, 600, 10, 120, 30]) == [None]
 
 
 def test_a_moment_without_a_price_breaks_the_line(run_js: RunJs) -> None:
-    points = [[15, "0.60", "0.45"], [10, None, "0.45"], [5, "0.60", None]]
-    line = run_js(["sparkline", points, 600, 5, 120, 30])[0]
+    told = {"values": [6000, None, 6000], "stops": [[2, 4500], [1, None]]}
+    line = run_js(["sparkline", told, 600, 10, 120, 30])[0]
     assert (line["value"].count("M"), line["stop"].count("M"), line["level"]) == (2, 1, "good")
 
 
@@ -363,7 +367,7 @@ def test_the_curve_of_the_day_adds_what_is_realized_and_what_is_not(run_js: RunJ
         ),
         pytest.param(
             {"why": "market_closed", "filled": "0.00"},
-            ["sent +40 ms", "closed: market closed +90 ms"],
+            ["sent +40 ms", "closed: its market has closed +90 ms"],
             "warn",
             id="ended without selling",
         ),
@@ -530,7 +534,7 @@ def test_a_browser_shows_positions_and_evaluations_and_runs_nothing_from_the_exc
     assert "&lt;img src=x" in dom
     assert "<title>2/3 protected · Backstop</title>" in dom
     assert ">SANDBOX<" in dom
-    assert ">NOT PROTECTED: no bid to sell into<" in dom
+    assert ">NOT PROTECTED: nobody bids<" in dom
     assert ">stop loss: 0.3800 is at or below 0.3900<" in dom
 
 

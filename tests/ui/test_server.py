@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import json
 import socket
@@ -28,7 +29,7 @@ PATHS = (
     "/api/history", "/api/explain/KX-A",
 )  # fmt: skip
 TIMEOUT_S = 5.0
-HISTORY = {"positions": {"KX-A": [[5, "0.5000", "0.3900"]]}}
+HISTORY = {"positions": {"KX-A": {"values": [5000], "stops": [[1, 3900]]}}}
 
 
 @dataclass
@@ -103,6 +104,32 @@ def test_the_status_document_is_served_as_built() -> None:
 def test_what_the_page_draws_is_served_apart_from_the_status() -> None:
     with serving() as server:
         assert ask(server, "/api/history").json() == HISTORY
+
+
+@pytest.mark.parametrize(
+    ("path", "accepted", "is_compressed"),
+    [
+        ("/api/status", "gzip, deflate, br", True),
+        ("/app.js", "gzip", True),
+        ("/api/status", "", False),
+        ("/api/status", "gzip;q=0, identity", False),
+        ("/api/history", "gzip", False),
+    ],
+    ids=["a browser", "a script", "curl", "one that refuses it", "too short to be worth it"],
+)
+def test_a_long_answer_is_compressed_for_who_takes_that(
+    path: str, accepted: str, is_compressed: bool
+) -> None:
+    with serving() as server:
+        plain = ask(server, path)
+        answer = ask(server, path, **{"Accept-Encoding": accepted})
+        head = ask(server, path, method="HEAD", **{"Accept-Encoding": accepted})
+    assert plain.headers["Content-Encoding"] is None
+    assert (answer.headers["Content-Encoding"] == "gzip") == is_compressed
+    assert (gzip.decompress(answer.body) if is_compressed else answer.body) == plain.body
+    assert (len(answer.body) < len(plain.body) / 2) == is_compressed
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    assert head.headers["Content-Length"] == str(len(answer.body))
 
 
 def test_exact_decimals_reach_the_reader_as_strings() -> None:
