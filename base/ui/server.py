@@ -31,7 +31,11 @@ from base.ui.metrics import METRICS_CONTENT_TYPE
 logger = logging.getLogger(__name__)
 
 WORKER_THREADS = 4
-CONNECTIONS_MAX = 16
+CONNECTIONS_MAX = 128
+CROWD = 16
+"""From so many connections on, those that keep a request back make room, the oldest first: a stranger who
+opens connections and sends nothing must not keep `/healthz` from whoever watches it."""
+CROWDED_AGE_MAX_S = 0.5
 CONNECTION_AGE_MAX_S = 15.0
 """A connection without a request in work is closed at this age. waitress alone counts only idle time, so
 that a client sending one byte now and then would hold its place for ever."""
@@ -161,10 +165,15 @@ class UiServer:
     def _close_old_connections(self, server: Any) -> None:
         now = self._clock.monotonic()
         open_channels = list(server.active_channels.values())
-        self._first_seen = {channel: self._first_seen.get(channel, now) for channel in open_channels}
+        # In the order in which they came.
+        first_seen = {c: since for c, since in self._first_seen.items() if c in open_channels}
+        self._first_seen = first_seen | {c: now for c in open_channels if c not in first_seen}
+        to_go = len(open_channels) - CROWD
         for channel, since in self._first_seen.items():
-            if now - since > CONNECTION_AGE_MAX_S and not channel.requests:
+            age_max_s = CROWDED_AGE_MAX_S if to_go > 0 else CONNECTION_AGE_MAX_S
+            if now - since > age_max_s and not channel.requests:
                 channel.will_close = True
+                to_go -= 1
 
     def _close(self, server: Any) -> None:
         with self._lock:

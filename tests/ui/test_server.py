@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import http.client
 import json
@@ -19,7 +20,7 @@ import pytest
 from base.clock import Clock
 from base.errors import ConfigError
 from base.ui.metrics import render_metrics
-from base.ui.server import CONNECTION_AGE_MAX_S, UiServer
+from base.ui.server import CONNECTION_AGE_MAX_S, CONNECTIONS_MAX, CROWD, CROWDED_AGE_MAX_S, UiServer
 from tests.fakes.clock import FakeClock
 from tests.ui.documents import EVALUATIONS, covered_status, example_status
 
@@ -311,6 +312,29 @@ def test_a_client_that_dribbles_its_request_is_cut_off() -> None:
         assert ask(server, "/healthz").status == 503  # the dribbling connection is now known to the server
         clock.advance(CONNECTION_AGE_MAX_S + 1)
         assert client.recv(64) == b""
+
+
+def test_a_crowd_of_connections_that_ask_nothing_keeps_nobody_from_health() -> None:
+    with serving() as server, contextlib.ExitStack() as crowd:
+        for _ in range(CONNECTIONS_MAX + 60):
+            client = crowd.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S))
+            client.sendall(b"GET / HTTP/1.1\r\n")
+        for _ in range(3):
+            assert ask(server, "/healthz").status == 503
+
+
+def test_the_oldest_of_a_crowd_goes_first_and_a_few_may_stay() -> None:
+    clock = FakeClock()
+    with serving(clock=clock) as server, contextlib.ExitStack() as stack:
+        crowd = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), 3.0))
+            for _ in range(CROWD + 5)
+        ]
+        assert ask(server, "/healthz").status == 503  # all of them are known to the server now
+        clock.advance(CROWDED_AGE_MAX_S + 0.1)
+        assert [client.recv(64) for client in crowd[:5]] == [b""] * 5
+        crowd[-1].sendall(b"GET /healthz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert crowd[-1].recv(64).startswith(b"HTTP/1.0 503 ")
 
 
 def test_a_request_in_work_outlives_the_age_limit() -> None:
