@@ -120,8 +120,10 @@ def main(
         _complain(str(exc))
     except ModuleNotFoundError as exc:
         _complain(f"the package {exc.name} is missing; install this program again as its README says")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # of the daemon only before its own signal handlers were in place
         _complain("interrupted")
+        if arguments[:1] in ([], ["run"]):
+            return ExitCode.OK
     except Exception:  # safety net: an exit code that means something, and a traceback without secrets
         print(redact(traceback.format_exc()), file=sys.stderr)
     return ExitCode.FAILED
@@ -180,9 +182,6 @@ def _run_or_say_unsafe(daemon: Callable[[Config], int], config: Config) -> int:
         return daemon(config)
     except (ConfigError, AlreadyRunningError):
         raise
-    except KeyboardInterrupt:  # before the daemon's own signal handlers were in place
-        _complain("interrupted")
-        return ExitCode.OK
     except Exception:  # safety net: see above
         print(redact(traceback.format_exc()), file=sys.stderr)
         return ExitCode.UNSAFE

@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -506,3 +508,19 @@ class TestProcess:
         finally:
             os.close(writer)
         assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [([], 0), (["run"], 0), (["flatten", "--yes"], 5)], ids=["none", "run", "flatten"]
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_that_comes_while_the_program_still_loads_is_a_stop(
+    tmp_path: Path, command: list[str], code: int, number: int
+) -> None:
+    """Its own start file, with a package in place of ours that is stopped in the middle of its loading."""
+    shutil.copy(PROJECT / "run_bot.py", tmp_path)
+    package = tmp_path / "base" / "app"
+    package.mkdir(parents=True)
+    (package / "cli.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\nraise SystemExit(99)\n")
+    start = [sys.executable, str(tmp_path / "run_bot.py"), *command]
+    assert subprocess.run(start, cwd=tmp_path, env={}, timeout=30, check=False).returncode == code
