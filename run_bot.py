@@ -4,7 +4,7 @@ import signal
 import sys
 from types import FrameType
 
-RUNS_THE_DAEMON = ([], ["run"])
+RUNS_THE_DAEMON: tuple[list[str], ...] = ([], ["run"])
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

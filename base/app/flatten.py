@@ -19,7 +19,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TextIO
 
-from base.app.config import Config, TradingMode
+from base.app.config import Config, Environment, TradingMode
 from base.app.exchange import Exchange, open_exchange
 from base.app.flatten_entries import RestingOrders
 from base.app.foreign_orders import FLATTEN_ID_PREFIX
@@ -162,9 +162,9 @@ class Flatten:
         for position in held.values():
             self._say(f"{position.ticker}: {position.count} {position.outcome_side.value.upper()}")
         canceling = f", after canceling {len(resting.own)} resting order(s)" if resting.own else ""
-        if asks and not self._ask(
-            f"Close {len(held)} position(s) at what the book pays now{canceling}? [y/N] "
-        ):
+        whose = "the sandbox" if self._config.env is Environment.SANDBOX else self._config.env.value.upper()
+        question = f"Close {len(held)} position(s) on {whose} at what the book pays now{canceling}? [y/N] "
+        if asks and not self._ask(question):
             self._say("nothing was closed")
             return ExitCode.FAILED
         self._block_entries()
