@@ -13,13 +13,13 @@ import pwd
 import re
 import stat
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -81,11 +81,13 @@ def whole(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def time_zone(text: str) -> ZoneInfo:
-    """A time zone by its name in the zone database."""
+def time_zone(text: str, known: Callable[[], Collection[str]] = available_timezones) -> ZoneInfo:
+    """A time zone by its name in the zone database; `known` lists the names that it has here."""
     try:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        if not known():
+            raise ValueError("this machine has no zone data; run: .venv/bin/pip install tzdata") from exc
         raise ValueError("no such time zone; write one such as America/New_York or UTC") from exc
 
 

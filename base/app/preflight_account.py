@@ -16,6 +16,8 @@ from base.model.market import ZERO
 from base.model.position import Position
 from base.risk.wording import dollars_text
 
+DATE_STEP_S = 1.0
+"""The exchange's Date header counts whole seconds: what is less says nothing."""
 SKEW_S_WARN = 2.5
 """The exchange's window is undocumented; 10 s were always accepted, 30 s mostly refused (recorded June and
 October 2026). The `Date` header is good to half a second."""
@@ -49,6 +51,8 @@ def check_skew(offset_s: float | None) -> Finding:
             Code.CLOCK_UNKNOWN, "clock: the exchange told no time", f"see that it is right: {NTP_REMEDY}"
         )
     what = f"clock: {abs(offset_s):.1f} s {'behind' if offset_s > 0 else 'ahead of'} the exchange"
+    if abs(offset_s) < DATE_STEP_S:
+        what = "clock: within a second of the exchange's"
     if abs(offset_s) > SKEW_S_FAIL:
         return fail(Code.CLOCK_WRONG, what, f"signatures may be refused; {NTP_REMEDY}")
     if abs(offset_s) > SKEW_S_WARN:

@@ -267,7 +267,9 @@ def _check_position(
     stop, profit = levels.tightest_stop, levels.take_profit
     what = f"{what}; bid {dollars_text(bid)}"
     if (stop is not None and bid <= stop.price) or (profit is not None and bid >= profit.price):
+        is_paper = config.effective_trading_mode is TradingMode.PAPER
+        what_comes = "exit it at once, on paper" if is_paper else "sell it at once"
         return warn(
-            Code.POSITION_PAST_STOP, what, "run would sell it at once; change its rule if you want to keep it"
+            Code.POSITION_PAST_STOP, what, f"run would {what_comes}; change its rule if you want to keep it"
         )
     return ok(Code.POSITION, what)

@@ -13,7 +13,7 @@ import pytest
 
 from base.app.config import Config, Environment, LogFormat, TradingMode, describe, load_config
 from base.app.config_names import DEFAULTS, edit_distance
-from base.app.config_values import authority, private_file_problem
+from base.app.config_values import authority, private_file_problem, time_zone
 from base.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2]
@@ -600,3 +600,13 @@ def test_edit_distance(a: str, b: str, distance: int) -> None:
 )
 def test_an_ipv6_address_stands_in_brackets_in_a_url(host: str, expected: str) -> None:
     assert authority(host, 8787) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "remedy"), [((), "tzdata"), (("UTC",), "America/New_York")], ids=["no zone data", "a slip"]
+)
+def test_a_time_zone_that_is_not_found_has_the_remedy_of_its_cause(
+    known: tuple[str, ...], remedy: str
+) -> None:
+    with pytest.raises(ValueError, match=remedy):
+        time_zone("America/Newyork", lambda: known)
