@@ -81,7 +81,7 @@ THIRD_PARTY: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "prometheus_client": ("base.ui.metrics", {}),
-    "requests": ("base.kalshi.rest_client", {}),
+    "requests": ("base.kalshi.rest_requests", {}),
     "rich": (
         "base.ui.terminal",
         {
@@ -91,7 +91,7 @@ THIRD_PARTY: dict[str, tuple[str, dict[str, str]]] = {
             "base.sandbox.cli": "the progress of a tape",
         },
     ),
-    "urllib3": ("base.kalshi.rest_client", {}),
+    "urllib3": ("base.kalshi.rest_requests", {}),
     "waitress": ("base.ui.server", {}),
     "websocket": ("base.kalshi.websocket_client", {"base.kalshi.websocket_socket": "the socket under it"}),
 }
