@@ -8,7 +8,7 @@ what is opened while the slowest of them is sold is a new bet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 
 from base.model.market import Market
 from base.model.position import Position
@@ -41,19 +41,42 @@ def why_along(ticker: str, reason: ExitReason) -> str:
     return f"{ticker} was left by its {reason.value}"
 
 
-def by_event(held: Iterable[Market]) -> dict[str, list[str]]:
-    """The tickers of what is held, by event."""
-    groups: dict[str, list[str]] = {}
-    for market in held:
-        groups.setdefault(event_of(market), []).append(market.ticker)
-    return groups
-
-
-def companions(left: Market, groups: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """The tickers of the other positions of the event of `left`; `groups` as `by_event` gives them."""
-    return tuple(ticker for ticker in groups.get(event_of(left), ()) if ticker != left.ticker)
-
-
 def was_held_at(position: Position, wall: float) -> bool:
     """Whether this very position was there at a moment; one of unknown age counts as old."""
     return position.opened_at is None or position.opened_at <= wall
+
+
+class EventIndex:
+    """Which of what is held belongs to which event. Kept up to date while nothing is hurried, because an
+    exit must not wait until a thousand positions have been asked for their event."""
+
+    def __init__(self) -> None:
+        self._events: dict[str, str] = {}  # by ticker
+        self._tickers: dict[str, dict[str, None]] = {}  # by event, in the order in which they came
+
+    def note(self, market: Market) -> None:
+        """What is known of a held market now."""
+        event, before = event_of(market), self._events.get(market.ticker)
+        if event != before:
+            self._forget(market.ticker)
+            self._events[market.ticker] = event
+            self._tickers.setdefault(event, {})[market.ticker] = None
+
+    def keep_only(self, held: Collection[str]) -> None:
+        for ticker in [t for t in self._events if t not in held]:
+            self._forget(ticker)
+
+    def missing(self, held: Iterable[str]) -> list[str]:
+        """Of what is held, what has not been noted."""
+        return [ticker for ticker in held if ticker not in self._events]
+
+    def companions(self, left: Market) -> tuple[str, ...]:
+        """The tickers of the other positions of the event of `left`."""
+        return tuple(ticker for ticker in self._tickers.get(event_of(left), ()) if ticker != left.ticker)
+
+    def _forget(self, ticker: str) -> None:
+        event = self._events.pop(ticker, None)
+        if event is not None:
+            del self._tickers[event][ticker]
+            if not self._tickers[event]:
+                del self._tickers[event]

@@ -35,8 +35,7 @@ from base.risk.coverage import (
 )
 from base.risk.event_groups import (
     TAKES_ALONG,
-    by_event,
-    companions,
+    EventIndex,
     event_of,
     goes_along,
     was_held_at,
@@ -149,6 +148,7 @@ class StopLossChecker:
         self._thread: threading.Thread | None = None
         # Owned by the checker thread: when an exit that a guard delays is looked at again, at the latest.
         self._guarded: dict[str, float] = {}
+        self._events = EventIndex()  # owned by the checker thread
         self._triggered: list[ExitOrder] = []  # owned by the checker thread: the exits of this pass
         self._next_sweep = 0.0
         self._seen_until = 0.0  # owned by the checker thread: when the last pass took the changes
@@ -260,6 +260,10 @@ class StopLossChecker:
         """Look at every position, ask for the prices that are missing, announce what is unprotected."""
         feed = self._feed.status()
         positions = self._portfolio.positions()
+        entries = self._cache.snapshot()
+        self._events.keep_only(positions)
+        for ticker in positions:
+            self._events.note(_market_of(ticker, entries.get(ticker)))
         for ticker, position in positions.items():
             self._check(position, feed.is_live and ticker in feed.confirmed)
             self._hand_over_many()
@@ -368,18 +372,17 @@ class StopLossChecker:
         """
         asked: set[str] = set()
         positions: dict[str, Position] = {}
-        groups: dict[str, list[str]] = {}  # grouped once, and only where something leaves
         for order in self._triggered:  # companions that leave are appended, and each asks once
             if order.ticker in asked or order.reason not in TAKES_ALONG or not self._begins(order.ticker):
                 continue
             asked.add(order.ticker)
             why = why_along(order.ticker, order.reason)
-            if not groups:
+            if not positions:
                 positions = self._portfolio.positions()
-                entries = self._cache.snapshot()
-                groups = by_event(_market_of(ticker, entries.get(ticker)) for ticker in positions)
-            for ticker in companions(self._market(order.ticker), groups):
-                if self._may_go_along(ticker):
+                for ticker in self._events.missing(positions):
+                    self._events.note(self._market(ticker))
+            for ticker in self._events.companions(self._market(order.ticker)):
+                if ticker in positions and self._may_go_along(ticker):
                     log_event(logger, logging.WARNING, "event_group", ticker=ticker, why=why)
                     self._marks[ticker] = (self._portfolio.epoch(ticker), why)
                     self._check(positions[ticker], self._feed.is_confirmed(ticker))

@@ -6,7 +6,7 @@ import pytest
 
 from base.model.market import Market
 from base.model.rules import ExitReason, ExitRule
-from base.risk.event_groups import TAKES_ALONG, by_event, companions, event_of, goes_along, was_held_at
+from base.risk.event_groups import TAKES_ALONG, EventIndex, event_of, goes_along, was_held_at
 from tests.risk.cases import NOW, position
 
 B1, B2 = "KXHIGHNY-26DEC19-B61.5", "KXHIGHNY-26DEC19-B63.5"
@@ -30,10 +30,32 @@ def test_the_event_of_a_market(market: Market, event: str) -> None:
 def test_companions_are_the_others_of_the_same_event() -> None:
     other_day = Market("KXHIGHNY-26DEC20-B61.5", event_ticker="KXHIGHNY-26DEC20")
     held = [Market(B1, event_ticker="KXHIGHNY-26DEC19"), Market(B2), other_day]
-    groups = by_event(held)
-    assert companions(held[0], groups) == (B2,)
-    assert companions(other_day, groups) == ()
-    assert companions(Market("KXSINGLE"), groups) == ()  # sold meanwhile
+    index = EventIndex()
+    assert index.missing([B1, B2]) == [B1, B2]
+    for market in held:
+        index.note(market)
+    assert index.missing([B1, B2]) == []
+    assert index.companions(held[0]) == (B2,)
+    assert index.companions(other_day) == ()
+    assert index.companions(Market("KXSINGLE")) == ()  # sold meanwhile
+
+
+def test_a_market_whose_event_is_told_later_moves_to_it() -> None:
+    index = EventIndex()
+    index.note(Market(B1))
+    index.note(Market("KX-A-X", event_ticker="KX-A"))
+    index.note(Market("KX-A-X", event_ticker="KXHIGHNY-26DEC19"))
+    assert index.companions(Market(B1)) == ("KX-A-X",)
+    assert index.companions(Market("KX-A-Y", event_ticker="KX-A")) == ()
+
+
+def test_what_is_held_no_more_is_nobodys_companion() -> None:
+    index = EventIndex()
+    for ticker in (B1, B2):
+        index.note(Market(ticker))
+    index.keep_only([B1])
+    assert index.companions(Market(B1)) == ()
+    assert index.missing([B1, B2]) == [B2]
 
 
 @pytest.mark.parametrize(
