@@ -18,6 +18,7 @@ from typing import Protocol
 from base.app.bookkeeping import AccountHistory, Bookkeeper
 from base.app.foreign_orders import ForeignOrders
 from base.app.services import PeriodicService
+from base.app.ui_coverage import NOT_READ
 from base.clock import Clock
 from base.errors import AuthError
 from base.execution.exits import ExitDesk
@@ -310,18 +311,22 @@ class Account:
         with self._lock:
             return self._refusals >= REFUSALS_MIN
 
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """What is held, says the newest complete read, and cannot be read."""
+        with self._lock:
+            return self._unreadable
+
     def doubts(self) -> list[str]:
         """Why what is held may not be known in full now; for `/healthz`."""
         last = self._portfolio.last_read_at
-        with self._lock:
-            unreadable = self._unreadable
-        doubts = [f"position {ticker} cannot be read" for ticker in unreadable]
+        doubts = [f"position {ticker} cannot be read" for ticker in self.unreadable]
         doubts += [
             f"position {ticker} was held before the restart, and the exchange does not show it yet"
             for ticker in self._portfolio.unshown
         ]
         if last is None:
-            doubts.append("positions have not been read from the exchange yet")
+            doubts.append(NOT_READ)
         elif (age_s := self._clock.monotonic() - last) > UNREAD_S_MAX + self.service.interval_s:
             doubts.append(f"positions have not been read for {age_s:.0f} s")
         if self.is_key_refused:

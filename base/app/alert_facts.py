@@ -46,7 +46,6 @@ _STARTING = (
     "positions have not been compared",
     "the exchange's answers have not been looked at",
 )
-SERVICE_DIED = "a thread has died"
 _JOURNAL_DOWN = "the journal cannot be written"
 _DOUBTED_TOO = (_JOURNAL_DOWN, "the exchange's answers lack")
 """What keeps entries off and is told by a kind or a reason of its own."""
@@ -77,6 +76,8 @@ class Kind(StrEnum):
     EXIT_ENDED = "exit_ended"
     """Nothing was left to sell, or a profit was no longer there: no trouble."""
     STARTED = "started"
+    RESTARTED = "restarted"
+    """Started though nobody had stopped it."""
 
     @property
     def is_urgent(self) -> bool:
@@ -117,6 +118,7 @@ _HEADLINES: dict[Kind, tuple[str, str]] = {
     Kind.EXIT_FILLED: ("exit filled", "{} exits filled"),
     Kind.EXIT_ENDED: ("exit ended without a sale", "{} exits ended without a sale"),
     Kind.STARTED: ("daemon started", "daemon started"),
+    Kind.RESTARTED: ("daemon started, unexpectedly", "daemon started, unexpectedly"),
 }
 
 
@@ -156,9 +158,11 @@ def troubles(document: Document, exits: Sequence[EpisodeView], now: float) -> It
 
 def begun_exit(view: EpisodeView) -> Fact:
     """An exit that has begun."""
-    at = "" if view.trigger_price is None else f" at {dollars_text(view.trigger_price)}"
-    what = _with(f"{view.ticker}: {view.reason}{at}", episode_stake(view))
-    return Fact(Kind.EXIT_TRIGGERED, view.ticker, what, "nothing: it is being sold", since=view.opened_at)
+    if view.state == "blocked":
+        what, remedy = _blocked_exit(view), blocked_remedy(view.why)
+    else:
+        what, remedy = _with(_triggered(view), episode_stake(view)), "nothing: it is being sold"
+    return Fact(Kind.EXIT_TRIGGERED, view.ticker, what, remedy, since=view.opened_at)
 
 
 def ended_exit(view: EpisodeView) -> Fact:
@@ -267,8 +271,8 @@ def _open_exits(exits: Sequence[EpisodeView], now: float) -> Iterator[Fact]:
     for view in exits:
         age_s = now - view.opened_at
         if view.state == "blocked":
-            what = _with(f"{view.ticker}: {view.reason} is blocked: {view.why}", episode_stake(view))
-            yield Fact(Kind.EXIT_BLOCKED, view.ticker, what, blocked_remedy(view.why), since=view.opened_at)
+            remedy = blocked_remedy(view.why)
+            yield Fact(Kind.EXIT_BLOCKED, view.ticker, _blocked_exit(view), remedy, since=view.opened_at)
         elif view.state != "closed" and age_s > SLOW_EXIT_AFTER_S:
             tries = f"{view.attempts} order{'' if view.attempts == 1 else 's'}"
             state = "not answered (unknown)" if view.state == "unknown" else view.state
@@ -298,7 +302,8 @@ def _trading_state(document: Document) -> Iterator[Fact]:
             continue
         if reason.startswith(DAILY_LOSS_WORDS):
             money = section(document, "pnl")
-            lost = f"realized {money.get('realized_today')}, fees {money.get('fees_today')} dollars today"
+            realized, fees = (_in_cents(money.get(name)) for name in ("realized_today", "fees_today"))
+            lost = f"realized {realized}, fees {fees} dollars today"
             remedy = "exits go on; look at what was lost before anything else"
             yield Fact(Kind.DAILY_LOSS, "", f"{reason} ({lost})" if money else reason, remedy)
         elif reason.startswith("the kill switch"):
@@ -338,6 +343,22 @@ def _wall(text: object) -> float | None:
 
 def _cents(value: Decimal) -> str:
     return f"{value:.2f}"
+
+
+def _triggered(view: EpisodeView) -> str:
+    at = "" if view.trigger_price is None else f" at {dollars_text(view.trigger_price)}"
+    return f"{view.ticker}: {view.reason}{at}"
+
+
+def _blocked_exit(view: EpisodeView) -> str:
+    return _with(f"{_triggered(view)} triggered, but BLOCKED: {view.why}", episode_stake(view))
+
+
+def _in_cents(amount: object) -> str:
+    try:
+        return _cents(Decimal(str(amount)))
+    except ArithmeticError:
+        return "unknown"
 
 
 def _with(what: str, stake: str) -> str:

@@ -8,7 +8,7 @@ next one: a hundred exits at once are a handful of messages. Times are monotonic
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -37,6 +37,8 @@ LINES_MAX = 20
 ITEMS_MAX = 1_000
 EQUAL_MAX = 200
 EXITS_REMEMBERED = 1_000
+_ACCOUNTS = {"prod": "LIVE", "demo": "DEMO", "sandbox": "SANDBOX"}
+"""What an environment's account is called where its orders are sent."""
 
 
 class Phase(StrEnum):
@@ -49,14 +51,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who speaks: every message begins with it."""
+    """Who speaks: every message begins with it, and with whether real money is at stake."""
 
     env: str
     is_paper: bool
     host: str
 
     def __str__(self) -> str:
-        return f"{'PAPER' if self.is_paper else 'LIVE'} {self.env} {self.host}"
+        return f"{'PAPER' if self.is_paper else _ACCOUNTS[self.env]} {self.host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +133,9 @@ class AlertRules:
 
     def look(self, document: Document, exits: Sequence[EpisodeView], now: float, wall: float) -> None:
         """Take in what is true now."""
-        self._follow_exits(exits, wall)
         current = {fact.key: fact for fact in troubles(document, exits, wall)}
-        for fact in current.values():
-            self._go_on(fact, now, wall)
+        told = {fact.key for fact in current.values() if self._go_on(fact, now, wall)}
+        self._follow_exits(exits, {ticker for kind, ticker in told if kind is Kind.EXIT_BLOCKED}, wall)
         for key in self._troubles.keys() - current.keys():
             self._end(key, document, now, wall)
         for fact, times in ahead(document, wall):
@@ -174,9 +175,10 @@ class AlertRules:
 
     # --- what lasts ---------------------------------------------------------------------------------
 
-    def _go_on(self, fact: Fact, now: float, wall: float) -> None:
+    def _go_on(self, fact: Fact, now: float, wall: float) -> bool:
+        """Return whether it is said now for the first time."""
         if fact.kind is Kind.EXIT_FAILED and (Kind.EXIT_BLOCKED, fact.subject) in self._troubles:
-            return  # a blocked exit that is being probed
+            return False  # a blocked exit that is being probed
         trouble = self._troubles.get(fact.key)
         if trouble is None:
             known_for_s = 0.0 if fact.since is None else max(0.0, wall - fact.since)
@@ -187,10 +189,12 @@ class AlertRules:
             if lasted_s >= fact.after_s:
                 trouble.said_at, trouble.times_said = now, 1
                 self._add(Phase.NEW, fact, f"{fact.what}, since {clock_text(wall - lasted_s)}")
+                return True
         elif fact.kind.is_repeated and now - trouble.said_at >= _repeat_after_s(trouble.times_said):
             trouble.times_said += 1
             since = f"since {clock_text(wall - lasted_s)}, for {span_text(lasted_s)} now"
             self._add(Phase.LASTS, fact, f"{fact.what}, {since}")
+        return False
 
     def _end(self, key: tuple[Kind, str], document: Document, now: float, wall: float) -> None:
         trouble = self._troubles[key]
@@ -211,12 +215,16 @@ class AlertRules:
 
     # --- what happens once --------------------------------------------------------------------------
 
-    def _follow_exits(self, exits: Sequence[EpisodeView], wall: float) -> None:
+    def _follow_exits(self, exits: Sequence[EpisodeView], blocked: Set[str], wall: float) -> None:
+        """`blocked` are the markets of exits whose being blocked has just been said: that tells the trigger
+        too, and one that still waits to be told is taken back."""
         for view in exits:
             is_closed = view.state == "closed"
             if view.closed_at is not None and view.closed_at < self._started_at:
                 continue
-            if view.id not in self._exits:
+            if view.state == "blocked" and view.ticker in blocked:
+                self._take_back(Kind.EXIT_TRIGGERED, view.id)
+            elif view.id not in self._exits:
                 began = begun_exit(view)
                 self._add(Phase.NEW, began, f"{began.what}, {clock_text(view.opened_at)}", item=view.id)
             if is_closed and not self._exits.get(view.id, False):
@@ -226,6 +234,11 @@ class AlertRules:
             self._exits[view.id] = is_closed
         while len(self._exits) > max(EXITS_REMEMBERED, len(exits)):
             self._exits.popitem(last=False)
+
+    def _take_back(self, kind: Kind, item: str) -> None:
+        group = self._groups.get((kind, Phase.NEW))
+        if group is not None:
+            group.items.pop(item, None)
 
     def _tell_ahead(self, fact: Fact, times: int, wall: float) -> None:
         """Each time of warning once; what was missed meanwhile is not made up for."""

@@ -18,16 +18,13 @@ DOUBT_AFTER_S = 30.0
 """How long `/healthz` may name something before it is an alert: a start and a reconnect take a moment."""
 
 _UNPROTECTED: dict[str, str] = {
-    HoldReason.NO_BID: "nobody bids: it is sold with the next bid, if its stop says so",
-    HoldReason.BELOW_FLOOR: "lower EXIT_FLOOR_DOLLARS or hold_below_price to sell there",
-    HoldReason.PAUSED: "trading is paused: stops act again when it resumes",
-    HoldReason.NO_PRICE: "no price is known: look at feed and rest in /api/status",
-    HoldReason.STALE_PRICE: "no fresh price is known: look at feed and rest in /api/status",
+    HoldReason.STALE_PRICE: BlockedWhy.NO_PRICE.remedy,
+    HoldReason.CROSSED: "its book is crossed: no price of it can be believed until it is mended",
     HoldReason.NO_RULE: "no rule can ever sell it: give it a stop in RULES_FILE or STOP_LOSS_PCT",
-    HoldReason.HALTED: "the kill switch is on: remove STATE_DIR/halted",
     NOT_CHECKED: "the checker is late: a frozen one ends the daemon in a minute, and systemd starts it "
     "again; close by hand what cannot wait",
 }
+"""What `BlockedWhy`, which has the words for all that stops an exit too, does not know."""
 
 _DOUBTS: tuple[tuple[str, float, str], ...] = (
     ("the rules file was refused", 0.0, "mend the file, then systemctl reload backstop (SIGHUP)"),
@@ -99,7 +96,8 @@ def end_text(why: str) -> str:
 
 
 def unprotected_remedy(reason: str) -> str:
-    """What blocks an exit for long leaves its position unprotected too, by the same word."""
+    """What blocks an exit for long leaves its position unprotected too, by the same word and with the same
+    remedy."""
     return _UNPROTECTED.get(reason) or _blocked(reason) or "run_bot.py explain TICKER says why"
 
 

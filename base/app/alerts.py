@@ -24,14 +24,15 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from base.app.alert_channel import Channel, Notifier
-from base.app.alert_facts import SERVICE_DIED, Document, Fact, Kind, open_positions, worth_of
+from base.app.alert_facts import Document, Fact, Kind, open_positions, worth_of
 from base.app.alert_rules import AlertRules, Sender
 from base.app.alert_words import error_words
+from base.app.last_run import LastRun
 from base.app.logging_setup import HIDDEN, register_secret
 from base.app.services import PeriodicService
 from base.app.ui_metrics import ThreadHealth
 from base.clock import Clock
-from base.errors import ConfigError
+from base.errors import ConfigError, ExitCode
 from base.execution.exits import EpisodeView
 from base.log import FIELDS_ATTRIBUTE, escape, log_event, text_of
 
@@ -178,17 +179,18 @@ class Alerts:
         self._wakened = threading.Event()
         self._flusher: threading.Thread | None = None
         self._stopped_at = 0.0
+        self._exit_code: int = ExitCode.OK
 
     @property
     def is_on(self) -> bool:
         return bool(self._channels)
 
-    def start(self, what: str) -> None:
-        """Say that the daemon has started, and begin to look."""
+    def start(self, what: str, before: LastRun = LastRun.NONE) -> None:
+        """Say that the daemon has started, and how the run before ended, and begin to look."""
         if not self.is_on:
             return
         self._started_at = self._clock.monotonic()
-        self._rules.note(Fact(Kind.STARTED, "", what, ""), self._clock.now())
+        self._rules.note(_greeting(what, before), self._clock.now())
         logging.getLogger().addHandler(self.errors)
         for channel in self._channels:
             channel.start()
@@ -210,13 +212,15 @@ class Alerts:
         finally:
             self._hand_out(now, wall)
 
-    def stop(self) -> None:
-        """Begin to end: what waits and the last message go out meanwhile; `join` says when."""
+    def stop(self, code: int) -> None:
+        """Begin to end with this exit code: what waits and the last message go out meanwhile; `join` says
+        when."""
         if self._started_at is None or self._flusher is not None:
             return
         logging.getLogger().removeHandler(self.errors)
         self.service.stop()
         self._stopped_at = self._clock.monotonic()
+        self._exit_code = code
         self._flusher = threading.Thread(target=self._flush, name="alerts-flush", daemon=True)
         self._flusher.start()
 
@@ -262,10 +266,10 @@ class Alerts:
             return  # the rules are still its own; nothing can be said any more
         try:
             self.run_once()
-            self._rules.note(_farewell(self._latest()), self._clock.now())
+            self._rules.note(_farewell(self._latest(), self._exit_code), self._clock.now())
         except Exception:  # safety net: the end is said even when nothing else can be
             log_event(logger, logging.ERROR, "alerts_last_look_failed", exc_info=True)
-            self._rules.note(_farewell({}), self._clock.now())
+            self._rules.note(_farewell({}, self._exit_code), self._clock.now())
         failed_before = [channel.counts.failed for channel in self._channels]
         self._hand_out(self._clock.monotonic(), self._clock.now(), at_once=True)
         while self._clock.monotonic() - began < FLUSH_S:
@@ -284,18 +288,43 @@ class Alerts:
         )
 
 
-def _farewell(document: Mapping[str, Any]) -> Fact:
+_ENDED: dict[int, tuple[str, str]] = {
+    ExitCode.OK: ("the daemon has stopped as asked", "start it when you want it"),
+    ExitCode.CONFIG: (
+        "the daemon has stopped: its configuration is wrong, and it does not start again by itself",
+        "mend what journalctl -u backstop names and start it",
+    ),
+    ExitCode.UNSAFE: (
+        "the daemon has ended itself: it could not keep running safely",
+        "systemd starts it again; start it yourself if no 'daemon started' follows within a minute",
+    ),
+}
+
+
+def _farewell(document: Mapping[str, Any], code: int) -> Fact:
+    what, remedy = _ENDED.get(code, _ENDED[ExitCode.UNSAFE])
     count = open_positions(document)
-    if not document or not count:
-        held = "nothing is held" if document else "what is held is not known"
-        return Fact(Kind.STOPPED, "", f"the daemon has stopped, {held}", "start it when you want it")
-    held = f"{count} open position{'s are' if count > 1 else ' is'} watched by nobody from now on"
-    what = f"the daemon has stopped: {held}, worth {worth_of(document):.2f} dollars"
-    remedy = "start it again, or close them by hand"
-    if SERVICE_DIED in str(document.get("trading_state_why")):
-        what += " (a thread had died or hung before: if nobody stopped it, it has ended itself)"
-        remedy = "systemd starts it again; if no 'daemon started' follows within a minute: " + remedy
-    return Fact(Kind.STOPPED, "", what, remedy)
+    if not document:
+        held = "what is held is not known"
+    elif not count:
+        return Fact(Kind.STOPPED, "", f"{what}, nothing is held", remedy)
+    else:
+        held = f"{count} open position{'s are' if count > 1 else ' is'} watched by nobody from now on"
+        held = f"{held}, worth {worth_of(document):.2f} dollars"
+    if code == ExitCode.OK:
+        remedy = "start it again"
+    return Fact(Kind.STOPPED, "", f"{what}: {held}", f"{remedy}, or close by hand what is held")
+
+
+def _greeting(what: str, before: LastRun) -> Fact:
+    if before is LastRun.NONE:
+        return Fact(Kind.STARTED, "", what, "")
+    what = f"{what}; {before}: its alerts are void, what holds now follows"
+    if not before.is_unexpected:
+        return Fact(Kind.STARTED, "", what, "")
+    return Fact(
+        Kind.RESTARTED, "", what, "look at what is held (run_bot.py status), then why: journalctl -u backstop"
+    )
 
 
 class _AppriseNotifier:

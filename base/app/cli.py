@@ -262,7 +262,14 @@ def _show_evaluations(config: Config, ticker: str) -> int:
     told = read_evaluations(config, ticker)
     from base.ui.terminal import print_explain
 
-    print_explain(ticker, told.rows, sys.stdout, color=_use_color(), trading_mode=told.trading_mode)
+    print_explain(
+        ticker,
+        told.rows,
+        sys.stdout,
+        color=_use_color(),
+        trading_mode=told.trading_mode,
+        exits=told.exits,
+    )
     return ExitCode.OK
 
 

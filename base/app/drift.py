@@ -39,6 +39,9 @@ ReadDocument = Callable[[str, Mapping[str, str]], dict[str, Any]]
 PASS_S = 60.0
 TICKER_S = 5.0
 """How often a first ticker is looked for, and one after a bad one."""
+ALONE_S = 20.0
+"""So long the first ticker of a run may be bad before nothing but its absence speaks against it: in a market
+where nothing happens no second one comes."""
 FIRST_TICKER_S_MAX = 600.0
 READ_S = 86_400.0
 RETRY_S_INITIAL = 1.0
@@ -74,13 +77,13 @@ class DriftCanary:
     def __init__(
         self,
         read: ReadDocument,
-        ticker_sample: Callable[[], bytes | None],
+        ticker_samples: Callable[[], tuple[bytes, ...]],
         held: Callable[[], Sequence[str]],
         malformed: Callable[[], int],
         clock: Clock,
     ) -> None:
         self._read = read
-        self._ticker_sample = ticker_sample
+        self._ticker_samples = ticker_samples
         self._held = held
         self._malformed = malformed
         self._clock = clock
@@ -92,8 +95,10 @@ class DriftCanary:
         self._last_read_at = self._started_at
         self._failed_in_a_row = 0
         self._malformed_seen = 0
-        self._sample: bytes | None = None  # the last one looked at
-        self._suspected: set[str] = set()  # what that one lacked
+        self._samples: tuple[bytes, ...] = ()  # those that were looked at last
+        self._suspect: Examination | None = None  # the last one, where it lacked something
+        self._suspected_at = self._started_at
+        self._has_seen_whole = False
         self._known_news: set[News] = set()
 
         self._lock = threading.Lock()  # guards the fields below; never held during I/O or callbacks
@@ -139,21 +144,30 @@ class DriftCanary:
         if now >= self._read_due_at:
             self._look_at_answers(now)
         now = self._clock.monotonic()
-        is_early = self._sample is None and now - self._started_at < FIRST_TICKER_S_MAX
-        delay_s = TICKER_S if is_early or self._suspected else PASS_S
+        is_early = not self._samples and now - self._started_at < FIRST_TICKER_S_MAX
+        delay_s = TICKER_S if is_early or self._suspect is not None else PASS_S
         return max(0.1, min(delay_s, self._read_due_at - now))
 
     def _look_at_ticker(self) -> None:
-        sample = self._ticker_sample()
-        if sample is None or sample is self._sample:
-            return
-        self._sample = sample
-        found = examine_ticker(sample)
+        samples = self._ticker_samples()
+        for sample in samples:
+            if not any(sample is seen for seen in self._samples):
+                self._judge_ticker(examine_ticker(sample))
+        self._samples = samples
+        is_alone = self._suspect is not None and not self._has_seen_whole
+        if is_alone and self._clock.monotonic() - self._suspected_at >= ALONE_S:
+            assert self._suspect is not None
+            self._take(self._suspect)
+
+    def _judge_ticker(self, found: Examination) -> None:
         if not found.rows:
             return
         # One bad frame is one bad frame, which the decoders drop; two in a row are another interface.
-        again = tuple(drift for drift in found.drifts if drift.field in self._suspected)
-        self._suspected = {drift.field for drift in found.drifts}
+        suspected = {drift.field for drift in self._suspect.drifts} if self._suspect is not None else set()
+        again = tuple(drift for drift in found.drifts if drift.field in suspected)
+        self._suspect = found if found.drifts else None
+        self._suspected_at = self._clock.monotonic()
+        self._has_seen_whole |= not found.drifts
         self._take(replace(found, drifts=again))
 
     def _look_at_answers(self, now: float) -> None:

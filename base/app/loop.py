@@ -37,6 +37,7 @@ from base.app.flatten import ENTRIES_BLOCKED_FILE
 from base.app.instance_lock import InstanceLock
 from base.app.instruments import Instruments
 from base.app.key_watch import KeyWatch
+from base.app.last_run import EndMark, LastRun
 from base.app.live_gateway import LiveGateway
 from base.app.logging_setup import configure_logging, register_key_file, register_secret
 from base.app.openings import Openings, Surroundings
@@ -49,6 +50,7 @@ from base.app.services import PeriodicService
 from base.app.strategy_loading import check_strategy_name
 from base.app.supervisor import Supervisor, Watched
 from base.app.systemd import ServiceManager
+from base.app.ui_coverage import HeldDoubt, doubt_held
 from base.app.ui_metrics import StatusBoard, StatusSources, ThreadHealth, log_summary
 from base.clock import Clock, SystemClock
 from base.errors import BotError, ConfigError, ExitCode
@@ -108,7 +110,9 @@ def run_daemon(config: Config) -> int:
         register_secret(config.api_key_id)
         register_key_file(config.private_key_path)
         with InstanceLock(config.api_key_id):
-            return Daemon(config, clock, open_journal(config, clock)).run()
+            path = journal_path(config)
+            end_mark = EndMark(path.with_suffix(".ended"), had_run=path.exists())
+            return Daemon(config, clock, open_journal(config, clock), end_mark).run()
     finally:
         if sandbox is not None:
             sandbox.stop()
@@ -143,10 +147,12 @@ def open_journal(config: Config, clock: Clock) -> Journal:
 class Daemon:
     """One run from start to stop. `run` is called on the main thread."""
 
-    def __init__(self, config: Config, clock: Clock, journal: Journal) -> None:
+    def __init__(self, config: Config, clock: Clock, journal: Journal, end_mark: EndMark) -> None:
         self._config = config
         self._clock = clock
         self._journal = journal
+        self._end_mark = end_mark
+        self._before = LastRun.NONE
         self._remembered = journal.load()
         self._ended_before = [ended_view(record) for record in self._remembered.ended]
         check_strategy_name(config.strategy)  # it is loaded once protection runs
@@ -233,7 +239,7 @@ class Daemon:
         )
         self._drift = DriftCanary(
             self._exchange.rest.get_document,
-            self._feed.ticker_sample,
+            self._feed.ticker_samples,
             lambda: sorted(self._portfolio.positions()),
             lambda: self._feed.status().malformed,
             clock,
@@ -334,6 +340,7 @@ class Daemon:
             self._board.explain,
             self._metrics,
             history=self._board.history,
+            exits=self._board.exits_of,
         )
 
     def _limits(self) -> Limits:
@@ -383,6 +390,7 @@ class Daemon:
             trading_state=self._supervisor.trading_state,
             strategy=self._openings.status,
             doubts=self._doubts,
+            held_doubt=self._held_doubt,
             journal=self._journal_status,
             next_pause=self._pauses.next_pause,
             event_of=self._event_of,
@@ -448,9 +456,10 @@ class Daemon:
             log_event(logger, logging.DEBUG, "config", line=line)
         self._server.start()  # first: a port that is taken is a configuration error, said before anything
         self._install_signals()
+        self._before = self._end_mark.take()
         log_event(
             logger,
-            logging.INFO,
+            logging.WARNING if self._before.is_unexpected else logging.INFO,
             "started",
             env=self._config.env.value,
             trading_mode=self._config.effective_trading_mode.value,
@@ -458,6 +467,7 @@ class Daemon:
             rest=self._config.rest_url,
             ui=f"http://{authority(self._config.ui_host, self._server.port)}/",
             pid=os.getpid(),
+            why=self._before or None,
         )
         for warning in self._config.warnings:
             log_event(logger, logging.WARNING, "config_warning", text=warning)
@@ -491,8 +501,16 @@ class Daemon:
         else:
             self._checker.sweep_soon()
 
+    def _held_doubt(self) -> HeldDoubt:
+        return doubt_held(
+            is_loaded=self._portfolio.is_loaded,
+            unseen=self._portfolio.unseen,
+            unreadable=self._account.unreadable,
+        )
+
     def _doubts(self) -> list[str]:
-        doubts = self._account.doubts() + self._openings.doubts() + self._drift.doubts()
+        doubts = ["the daemon is stopping"] if self._stop.is_set() else []
+        doubts += self._account.doubts() + self._openings.doubts() + self._drift.doubts()
         if self._paper is not None:
             doubts += self._paper.doubts()
         journal = self._journal.status()
@@ -518,7 +536,7 @@ class Daemon:
         for service in self._late_services:
             service.start()
         self._board.service.start()
-        self._alerts.start(f"the daemon has started, strategy {self._config.strategy}")
+        self._alerts.start(f"the daemon has started, strategy {self._config.strategy}", self._before)
         self._dead_man.start()
         self._supervisor.watch_threads()
         gc.collect()
@@ -553,7 +571,7 @@ class Daemon:
         coverage = self._checker.coverage()
         words = [
             "PAPER" if self._is_paper else self._config.env.value,
-            f"protected {coverage.protected}/{coverage.open}",
+            "protected ?" if self._held_doubt().why else f"protected {coverage.protected}/{coverage.open}",
             f"feed {self._feed.status().state.value}",
             f"state {self._supervisor.trading_state()[0].value}",
         ]
@@ -653,7 +671,7 @@ class Daemon:
         alerts = self._alerts.health()
         if alerts is not None:
             threads["alerts"] = alerts
-        return threads
+        return self._supervisor.in_phase(threads)
 
     def _shut_down(self) -> bool:
         """Stop in order, no new risk first; return whether everything ended in time.
@@ -665,8 +683,9 @@ class Daemon:
         self._openings.begin_stop()
         finished = self._desk.stop(timeout_s=EXITS_STOP_S)
         is_clear = self._openings.stop(max(0.5, give_up_at - self._clock.monotonic()))
+        last_status = self._board.latest()  # with what the last exits sold, and before the feed is gone
         self._dead_man.service.stop()
-        self._alerts.stop()  # sends beside what follows
+        self._alerts.stop(self._supervisor.exit_code)  # sends beside what follows
         if self._paper is not None:
             self._paper.stop()
         self._checker.stop()
@@ -686,10 +705,11 @@ class Daemon:
         self._journal.stop()
         self._journal.join(1.0)
         self._exchange.rest.close()
-        log_summary(self._board.document())
+        log_summary(last_status)
         self._alerts.join()
         self._server.stop()
         self._server.join(0.5)
+        self._end_mark.leave(self._supervisor.exit_code)
         return is_clear and finished and in_time
 
 

@@ -82,7 +82,8 @@ def look_at_feed(
     client.start()
     try:
         while True:
-            status, sample = client.status(), client.ticker_sample()
+            status, samples = client.status(), client.ticker_samples()
+            sample = samples[-1] if samples else None
             is_confirmed = bool(status.confirmed)
             took_s = clock.monotonic() - started
             is_done = status.is_live and (not ticker or (is_confirmed and sample is not None))

@@ -6,13 +6,14 @@ import http.client
 import ipaddress
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 from base.app.config import Config
 from base.app.config_values import authority
 from base.errors import BotError
+from base.ui.document import rows
 
 TIMEOUT_S = 5.0
 BYTES_MAX = 32_000_000
@@ -29,19 +30,21 @@ def read_status(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Evaluations:
-    """The last evaluations of one position's rules; `trading_mode` is "" where it is not told."""
+    """The last evaluations of one position's rules and its exits, both oldest first; `trading_mode` is ""
+    where it is not told."""
 
     rows: list[dict[str, Any]]
     trading_mode: str
+    exits: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 def read_evaluations(config: Config, ticker: str) -> Evaluations:
     """What `/api/explain` says of a ticker. Raises NoAnswerError."""
     document = _get(config, f"/api/explain/{quote(ticker, safe='')}")
-    rows = document.get("rows")
-    if not isinstance(rows, list):
+    looks = document.get("rows")
+    if not isinstance(looks, list):
         raise NoAnswerError("the daemon's answer holds no evaluations; run the same version of both")
-    return Evaluations(rows, str(document.get("trading_mode") or ""))
+    return Evaluations(looks, str(document.get("trading_mode") or ""), rows(document.get("exits")))
 
 
 def _get(config: Config, path: str) -> dict[str, Any]:
@@ -75,6 +78,8 @@ def _refusal(status: int, document: object, where: str) -> str:
     if status == 401:
         return f"the daemon at {where} wants its token; set UI_TOKEN here to the same value as there"
     said = document.get("error") if isinstance(document, Mapping) else None
+    if status == 404 and said:
+        return f"{said} (asked {where})"
     return (
         f"{where} answered {status}: {said or 'not the status page of Backstop; check UI_HOST and UI_PORT'}"
     )

@@ -12,11 +12,11 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from base.app.logging_setup import log_stacks
-from base.app.ui_metrics import ThreadHealth
+from base.app.ui_metrics import Phase, ThreadHealth
 from base.clock import Clock
 from base.errors import ExitCode
 from base.log import log_event
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.25
 STALLED_S = 60.0
+STARTING_S = 10.0
+"""So long after the start a thread that has not begun is no trouble."""
 MAIN_GRACE_S = 1.0
 """How long main may take to come out of the strategy after everything else has stopped."""
 _LEVELS = {
@@ -105,6 +107,7 @@ class Supervisor:
         self._deaths: dict[str, int] = {}
         self._is_watching = False
         self._watching_since = 0.0
+        self._made_at = clock.monotonic()  # never changed
 
     # --- what others may ask ------------------------------------------------------------------------
 
@@ -121,6 +124,12 @@ class Supervisor:
         with self._lock:
             return self._state, self._state_why
 
+    @property
+    def exit_code(self) -> int:
+        """What the process will end with, as far as it is decided."""
+        with self._lock:
+            return self._exit_code
+
     def thread_health(self) -> dict[str, ThreadHealth]:
         now = self._clock.monotonic()
         with self._lock:
@@ -136,6 +145,25 @@ class Supervisor:
                     age = now - since  # it has only just been started
             health[w.name] = ThreadHealth(w.is_alive(), age, w.late_after_s)
         return health
+
+    def in_phase(self, threads: Mapping[str, ThreadHealth]) -> dict[str, ThreadHealth]:
+        """The same threads, told as what they are: one that has not begun yet is not dead, and neither is
+        one that has been asked to end."""
+        age_s = self._clock.monotonic() - self._made_at
+        with self._lock:
+            is_watching = self._is_watching
+        told = {}
+        for name, health in threads.items():
+            is_new = health.last_pass_age_s is None and health.alive
+            limit_s = max(STARTING_S, health.late_after_s if is_new else 0.0)
+            if self._stop.is_set():
+                phase = Phase.STOPPING
+            elif (is_new or not is_watching) and age_s < limit_s:
+                phase = Phase.STARTING
+            else:
+                phase = Phase.RUNNING
+            told[name] = replace(health, phase=phase)
+        return told
 
     def late_threads(self) -> list[str]:
         """Threads that are dead, or have ended no pass in time; all of them until they are watched."""

@@ -14,9 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
+from enum import StrEnum
 from typing import Any
 
 from base.app.services import PeriodicService
+from base.app.ui_coverage import HeldDoubt, tell_coverage
 from base.app.ui_history import StatusHistory
 from base.app.ui_money import DayMoney, money_text, unrealized_of
 from base.clock import Clock
@@ -46,6 +48,16 @@ EXIT_S_MAX = 5.0
 """An exit that takes longer than this from its trigger is named in `/healthz`."""
 
 
+class Phase(StrEnum):
+    """Where in the life of the program a thread is looked at."""
+
+    RUNNING = "running"
+    STARTING = "starting"
+    """It need not have begun yet."""
+    STOPPING = "stopping"
+    """All have been asked to end, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class ThreadHealth:
     """One thread: `last_pass_age_s` is None before its first pass; `late_after_s` bounds it."""
@@ -53,10 +65,22 @@ class ThreadHealth:
     alive: bool
     last_pass_age_s: float | None
     late_after_s: float
+    phase: Phase = Phase.RUNNING
 
     @property
     def is_on_time(self) -> bool:
         return self.alive and self.last_pass_age_s is not None and self.last_pass_age_s <= self.late_after_s
+
+    @property
+    def state(self) -> str:
+        """In a word, good or bad."""
+        if self.is_on_time:
+            return "on time"
+        if self.phase is Phase.STARTING:
+            return "starting"
+        if self.phase is Phase.STOPPING and not self.alive:
+            return "stopped"
+        return "late" if self.alive else "dead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +99,7 @@ class StatusSources:
     trading_state: Callable[[], tuple[TradingState, str]]
     strategy: Callable[[], Mapping[str, Any]]
     doubts: Callable[[], list[str]]
+    held_doubt: Callable[[], HeldDoubt] = HeldDoubt
     journal: Callable[[], Mapping[str, Any]] = dict
     next_pause: Callable[[], Pause | None] = lambda: None
     event_of: Callable[[str], str] = lambda ticker: ""
@@ -155,6 +180,10 @@ class StatusBoard:
         """What the page draws: the last minutes of each position, and the money of the day."""
         return self._history.document()
 
+    def exits_of(self, ticker: str) -> list[dict[str, Any]]:
+        """The exits of one position that are remembered, also of a run before this one, oldest first."""
+        return [_exit(e) for e in self._sources.exits() if e.ticker == ticker]
+
     def explain(self, ticker: str) -> list[dict[str, Any]] | None:
         """The last evaluations of one position, oldest first, the last with its rule and whether it is still
         held; None when nothing is known of it."""
@@ -183,8 +212,8 @@ class StatusBoard:
             r for r, c in zip(reasons, coverage.unprotected, strict=True) if c[1] not in NOT_COUNTED
         ]  # left unprotected on purpose is shown, not alarmed
         for name, health in threads.items():
-            if not health.is_on_time:
-                reasons.append(f"thread {name} is {'late' if health.alive else 'dead'}")
+            if health.state not in ("on time", "stopped"):
+                reasons.append(f"thread {name} is {health.state}")
         exits = s.exits()
         for episode in exits:
             age_s = self._clock.now() - episode.opened_at
@@ -204,11 +233,7 @@ class StatusBoard:
             "ui_interval_s": self._interval_s,
             "uptime_s": round(self._clock.monotonic() - self._started_monotonic, 1),
             "health": {"ok": not reasons, "reasons": reasons},
-            "coverage": {
-                "open": coverage.open,
-                "protected": coverage.protected,
-                "unprotected": [{"ticker": t, "reason": r} for t, r in coverage.unprotected],
-            },
+            "coverage": tell_coverage(coverage, s.held_doubt()),
             "feed": _feed(feed),
             "rest": {
                 "reads_last_60s": rest.reads,
@@ -225,6 +250,7 @@ class StatusBoard:
                     "alive": h.alive,
                     "last_pass_age_s": _seconds(h.last_pass_age_s),
                     "on_time": h.is_on_time,
+                    "state": h.state,
                 }
                 for name, h in threads.items()
             },
@@ -256,7 +282,7 @@ def log_summary(document: Mapping[str, Any]) -> None:
         logger,
         logging.INFO,
         "summary",
-        protected=f"{coverage['protected']}/{coverage['open']}",
+        protected=f"{coverage['protected']}/{coverage['open']}" if coverage["known"] else "?",
         mode="PAPER" if document["trading_mode"] == "paper" else document["env"],
         healthy="yes" if document["health"]["ok"] else "NO",
         unprotected=",".join(f"{u['ticker']}:{u['reason']}" for u in coverage["unprotected"]) or None,

@@ -682,6 +682,8 @@ class ExitSteps:
         episode.waits_for_all = False
         is_new = episode.state is not EpisodeState.BLOCKED or episode.blocked_why is not why
         if is_new:
+            if why is BlockedWhy.AUTH and episode.blocked_why is not why:
+                self._request_reconcile()  # a key that signs no order may sign no read: nothing is protected
             self._move(episode, EpisodeState.BLOCKED, why.value)
             episode.blocked_why = why
             episode.blocked_since = episode.blocked_since if episode.blocked_since is not None else now

@@ -31,15 +31,16 @@ class BlockedWhy(StrEnum):
 
     @property
     def remedy(self) -> str:
-        """What the person who reads the log can do, or may expect."""
+        """What the person who reads the log or an alert can do, or may expect. Also said of a position whose
+        stop has not triggered and that the same leaves unprotected."""
         return _REMEDIES[self]
 
 
 _REMEDIES: dict[BlockedWhy, str] = {
-    BlockedWhy.PAUSED: "trading is paused: it is probed every 2 s and the exit goes out when it reopens",
-    BlockedWhy.NO_BID: "nobody bids: the exit goes out with the next bid",
+    BlockedWhy.PAUSED: "trading is paused: stops act and exits go out when it reopens (probed every 2 s)",
+    BlockedWhy.NO_BID: "nobody bids: what has triggered is sold with the next bid",
     BlockedWhy.BELOW_FLOOR: "the bid is below EXIT_FLOOR_DOLLARS or hold_below_price: lower it to sell there",
-    BlockedWhy.NO_PRICE: "no price is known: see feed_down and rest_fallback in this log",
+    BlockedWhy.NO_PRICE: "no price is known: look at feed and rest in run_bot.py status, the log says more",
     BlockedWhy.NOT_OPEN: "the market has not opened: the exit goes out when it opens",
     BlockedWhy.NO_FUNDS: "the exchange wants funds on this market's shard: move some there",
     BlockedWhy.AUTH: "the key is refused: check key id, key file, scopes and region on the exchange",
@@ -50,7 +51,7 @@ _REMEDIES: dict[BlockedWhy, str] = {
     BlockedWhy.REJECTED: "the exchange refuses the order: see the detail, close by hand if it lasts",
     BlockedWhy.NO_FILL: "nothing is filled at any price: it is tried again and again, slower",
     BlockedWhy.MARKET_CLOSED: "the market says that it is closed: what is held waits for settlement",
-    BlockedWhy.HALTED: "the kill switch is on: remove STATE_DIR/halted and the exit goes out",
+    BlockedWhy.HALTED: "the kill switch is on: remove STATE_DIR/halted and exits go out",
 }
 
 

@@ -99,9 +99,9 @@ class NoFeed:
         """There is no book."""
         return NO_DEPTH
 
-    def ticker_sample(self) -> bytes | None:
+    def ticker_samples(self) -> tuple[bytes, ...]:
         """There is no stream."""
-        return None
+        return ()
 
     def status(self) -> FeedStatus:
         with self._lock:

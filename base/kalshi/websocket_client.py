@@ -18,7 +18,7 @@ import random
 import socket
 import ssl
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,8 +67,9 @@ MAINTENANCE_S = 0.1
 """How often, at most, subscriptions are looked at while frames pour in."""
 UNKNOWN_TYPES_MAX = 50
 """So many message types that we do not know are counted by name, all others together."""
-SAMPLE_EVERY_S = 60.0
+SAMPLE_EVERY_S = 5.0
 SAMPLE_BYTES_MAX = 65_536
+SAMPLES_MAX = 2
 
 
 class _FeedSilent(Exception):
@@ -133,7 +134,7 @@ class WebsocketClient:
         self._last_error = ""
         self._is_heard = False
         self._has_been_live = False
-        self._ticker_sample: bytes | None = None
+        self._ticker_samples: deque[bytes] = deque(maxlen=SAMPLES_MAX)
 
     # --- what other threads may call ----------------------------------------------------------------
 
@@ -200,10 +201,11 @@ class WebsocketClient:
             is_live = self._state_locked(self._clock.monotonic()) is FeedState.LIVE
         return self._data.depth(ticker) if is_live else NO_DEPTH
 
-    def ticker_sample(self) -> bytes | None:
-        """A `ticker` frame as it came, at most a minute older than the last one; None before the first."""
+    def ticker_samples(self) -> tuple[bytes, ...]:
+        """The last two samples of `ticker` frames as they came, oldest first: one each `SAMPLE_EVERY_S`, each
+        that cannot be read, and the next that can."""
         with self._lock:
-            return self._ticker_sample
+            return tuple(self._ticker_samples)
 
     def status(self) -> FeedStatus:
         now = self._clock.monotonic()
@@ -464,7 +466,7 @@ class WebsocketClient:
             return
         self._sample_due_at = next_due_at
         with self._lock:
-            self._ticker_sample = data
+            self._ticker_samples.append(data)
 
     def _dispatch(self, event: StreamEvent, now: float) -> None:
         if isinstance(event, Ticker):

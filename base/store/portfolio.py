@@ -176,6 +176,12 @@ class Portfolio:
             return self._is_loaded
 
     @property
+    def unseen(self) -> tuple[str, ...]:
+        """Markets that were held before a restart and that no read has shown since, the first included."""
+        with self._lock:
+            return tuple(sorted(self._remembered))
+
+    @property
     def unshown(self) -> tuple[str, ...]:
         """Markets that were held before a restart and that no read has shown since: one read, or several
         of one bad moment, do not prove them gone. Empty before the first read."""

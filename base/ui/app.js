@@ -1,7 +1,7 @@
 // The page: fetches /api/status every second and shows it. Read-only.
 //
 // Everything that comes from outside reaches the page as text content only. What to say is decided in
-// verdicts.js, what to draw in charts.js.
+// verdicts.js, what stands where in tables.js, what to draw in charts.js.
 "use strict";
 
 const REFRESH_MS = 1000;
@@ -262,7 +262,7 @@ function showCoverage() {
   const oldMs = state === "frozen" ? now.changedMs : now.receivedMs;
   setText(byId("freshness"), oldMs === null ? "no data yet" : "data " + age(oldMs / 1000) + " old");
   for (const id of ["badges", "data"]) setClass(byId(id), state === "live" ? "" : "stale");
-  const title = verdict.short + " protected · Backstop";
+  const title = tabTitle(verdict, shown.status);
   if (document.title !== title) document.title = title;
 }
 
@@ -273,11 +273,10 @@ function showStatus(status) {
   setText(byId("state-why"), status.trading_state === "active" ? "" : words(status.trading_state_why).replace("–", ""));
   setText(byId("version"), words(status.version));
   setText(byId("uptime"), age(status.uptime_s));
-  const health = objectOf(status.health);
-  const reasons = Array.isArray(health.reasons) ? health.reasons.map(words) : [];
-  byId("health").hidden = health.ok === true;
-  showList("health-reasons", reasons.length > 0 ? reasons : ["The daemon does not say why."]);
-  showTable("positions", POSITION_COLUMNS, sortedPositions(status), Array.isArray(status.positions) ? "None." : "Not known.");
+  const health = healthVerdict(status);
+  byId("health").hidden = health.hidden;
+  showList("health-reasons", health.reasons);
+  showTable("positions", POSITION_COLUMNS, sortedPositions(status), emptyPositions(status));
   showTable("exits", EXIT_COLUMNS, sortedExits(status), Array.isArray(status.exits) ? "None." : "Not known.");
   showTable("orders", ORDER_COLUMNS, rowsOf(status.orders), Array.isArray(status.orders) ? "None." : "Not known.");
   showFacts("pnl", pnlFacts(status));
@@ -343,7 +342,9 @@ async function refreshExplain() {
   let rows = [];
   let note = "";
   try {
-    rows = rowsOf(objectOf(await getJson("/api/explain/" + encodeURIComponent(ticker))).rows);
+    const told = objectOf(await getJson("/api/explain/" + encodeURIComponent(ticker)));
+    rows = rowsOf(told.rows);
+    note = rowsOf(told.exits).map(exitNote).join(" ");
   } catch (error) {
     note = "No evaluations: " + problemWords(error) + ".";
   }

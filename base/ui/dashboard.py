@@ -84,7 +84,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     (
         "Protection",
         (
-            Panel("Healthy", (Query(now("backstop_healthy"), ""),), kind="stat", width=4, red_below=1),
+            Panel(
+                "Healthy",
+                (Query(now("backstop_healthy"), "healthy"), Query(now("backstop_coverage_known"), "known")),
+                kind="stat",
+                width=4,
+                red_below=1,
+            ),
             Panel(
                 "Coverage",
                 (

@@ -192,6 +192,11 @@ METRICS: tuple[MetricSpec, ...] = (
         _one_of(TRADING_STATES, lambda status: status.get("trading_state")),
     ),
     # --- coverage and exits
+    _gauge(
+        "backstop_coverage_known",
+        "coverage.known",
+        "1 when all that is held has been read; while it is 0 the numbers of positions are of a part.",
+    ),
     _gauge("backstop_positions_open", "coverage.open", "Positions whose market can still trade."),
     _gauge("backstop_positions_protected", "coverage.protected", "Open positions protected right now."),
     MetricSpec(

@@ -58,15 +58,22 @@ PHRASES: Mapping[str, Phrase] = {
     "set_broken": Phrase("part of a set that was not bought whole"),
     "flatten": Phrase("flatten was asked for"),
     # What stands in the way of an exit (`BlockedWhy`) beside the above.
-    "no_funds": Phrase("the exchange wants funds on this market's shard"),
-    "auth": Phrase("the key is refused"),
-    "clock": Phrase("this machine's clock is off"),
-    "endpoint_gone": Phrase("the exchange has retired this endpoint"),
-    "rate": Phrase("the exchange limits requests"),
-    "unreachable": Phrase("the exchange cannot be reached"),
-    "rejected": Phrase("the exchange refuses the order"),
-    "no_fill": Phrase("nothing is filled at any price"),
-    "market_closed": Phrase("its market has closed"),
+    # After a while it leaves the position unprotected by the same word.
+    "no_funds": Phrase("the exchange wants funds on this market's shard", "move some there, or sell by hand"),
+    "auth": Phrase(
+        "the key is refused", "check key id, key file and scopes (run_bot.py check), sell by hand meanwhile"
+    ),
+    "clock": Phrase("this machine's clock is off", "set it (timedatectl set-ntp true)"),
+    "endpoint_gone": Phrase(
+        "the exchange has retired this endpoint", "update this program, sell by hand meanwhile"
+    ),
+    "rate": Phrase("the exchange limits requests", "its exit goes on by itself"),
+    "unreachable": Phrase("the exchange cannot be reached", "its exit goes on by itself when it can"),
+    "rejected": Phrase(
+        "the exchange refuses the order", "see its words in the log, sell by hand if it lasts"
+    ),
+    "no_fill": Phrase("nothing is filled at any price", "it is tried again and again, slower"),
+    "market_closed": Phrase("its market has closed", "no order can leave it before it settles"),
     # How an exit has ended, where it has not sold.
     "filled": Phrase("sold"),
     "flat": Phrase("nothing was held any more"),

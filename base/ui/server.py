@@ -14,6 +14,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from base.clock import Clock, SystemClock
 from base.errors import ConfigError
 from base.log import log_event
 from base.ui.access import OPEN_PATH, AccessPolicy, is_loopback
-from base.ui.document import items
+from base.ui.document import items, rows
 from base.ui.metrics import METRICS_CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ SECURITY_HEADERS = {
 _ASSETS = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/verdicts.js": ("verdicts.js", "text/javascript; charset=utf-8"),
+    "/tables.js": ("tables.js", "text/javascript; charset=utf-8"),
     "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
     "/app.js": ("app.js", "text/javascript; charset=utf-8"),
     "/app.css": ("app.css", "text/css; charset=utf-8"),
@@ -73,8 +75,8 @@ class UiServer:
     """The thread `ui-http` and its few workers.
 
     `status` returns the status document, `explain` the evaluations of one ticker (None: not watched),
-    `metrics` Prometheus text, `history` what the page draws. They are called from any
-    worker, several at a time.
+    `metrics` Prometheus text, `history` what the page draws, `exits` the exits of one ticker. They are
+    called from any worker, several at a time.
     """
 
     def __init__(
@@ -87,12 +89,13 @@ class UiServer:
         metrics: Callable[[], bytes],
         *,
         history: Callable[[], Mapping[str, Any]] = dict,
+        exits: Callable[[str], list[dict[str, Any]]] = lambda ticker: [],
         clock: Clock | None = None,
     ) -> None:
         self._host = host
         self._port = port
         self._policy = AccessPolicy(host, token)
-        self._app = _build_app(self._policy, status, explain, metrics, history)
+        self._app = _build_app(self._policy, status, explain, metrics, history, exits)
         self._clock = clock or SystemClock()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -221,6 +224,7 @@ def _build_app(
     explain: Callable[[str], list[dict[str, Any]] | None],
     metrics: Callable[[], bytes],
     history: Callable[[], Mapping[str, Any]],
+    exits: Callable[[str], list[dict[str, Any]]],
 ) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.debug = False  # FLASK_DEBUG in the environment must not show tracebacks to readers
@@ -283,12 +287,14 @@ def _build_app(
 
     @app.get("/api/explain/<ticker>")
     def answer_explain(ticker: str) -> Response:
-        rows = explain(ticker) if _TICKER.fullmatch(ticker) else None
-        if rows is None:
-            return _error(
-                404, "No evaluations of this ticker: /api/status lists the positions that are watched."
-            )
-        return _json({"ticker": ticker, "trading_mode": status().get("trading_mode"), "rows": rows})
+        if not _TICKER.fullmatch(ticker):
+            return _error(404, "No market has such a ticker: the command status lists what is held.")
+        looks, left = explain(ticker), exits(ticker)
+        document = status()
+        if looks is None and not left:
+            return _error(404, _unknown_ticker(ticker, document))
+        mode = document.get("trading_mode")
+        return _json({"ticker": ticker, "trading_mode": mode, "rows": looks or [], "exits": left})
 
     return app
 
@@ -305,6 +311,16 @@ def _health(document: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(health, Mapping):
         return {"ok": False, "reasons": ["the daemon has not judged its health yet"]}
     return {"ok": health.get("ok") is True, "reasons": items(health.get("reasons"))}
+
+
+def _unknown_ticker(ticker: str, document: Mapping[str, Any]) -> str:
+    """For somebody who has mistyped a ticker, or asks after what is held no more."""
+    listed = [*rows(document.get("positions")), *rows(document.get("exits"))]
+    known = sorted({str(row.get("ticker")) for row in listed})
+    same = [name for name in known if name.upper() == ticker.upper()]
+    near = same or get_close_matches(ticker.upper(), known, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"nothing is known of {ticker}: {hint}The command status lists what is held and was lately left."
 
 
 def _error(status: int, message: str) -> Response:

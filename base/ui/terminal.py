@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, TextIO, TypeGuard
 
@@ -26,7 +26,7 @@ from base.ui.terminal_tables import (
     strategies_listing,
     text,
 )
-from base.ui.timeline import Tone, clock_text, seconds_between, span_text, tell_timeline
+from base.ui.timeline import Tone, clock_text, seconds_between, span_text, tell_exits, tell_timeline
 
 PAPER = "paper"
 """`trading_mode` of a daemon whose orders are simulated."""
@@ -40,6 +40,8 @@ def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool, widt
     console = _console(file, color, width)
     text_width = console.width if file.isatty() or width else PIPE_WIDTH
     console.print(_coverage_line(document))
+    for ticker in items(section(document, "coverage").get("unknown")):
+        console.print(text(f"  {plain(ticker)}: what is held of it is not known", BAD))
     for entry in rows_of(section(document, "coverage").get("unprotected")):
         style = QUIET if is_on_purpose(entry) else BAD
         console.print(text(f"  {plain(entry.get('ticker'))}: {unprotected_text(entry.get('reason'))}", style))
@@ -59,7 +61,8 @@ def print_status(document: Mapping[str, Any], file: TextIO, *, color: bool, widt
         for line in flow(parts, text_width) if parts else ():
             console.print(line)
     positions = positions_listing(document)
-    console.print(positions.fit(console) if positions.rows else text("No positions listed."))
+    none = "No positions listed." if _is_known(document) else "Positions: not known."
+    console.print(positions.fit(console) if positions.rows else text(none))
     by_strategy = section(section(document, "pnl"), "by_strategy")
     if len(by_strategy) > 1:
         console.print(strategies_listing(by_strategy).fit(console))
@@ -76,15 +79,18 @@ def print_explain(
     color: bool,
     zone: tzinfo | None = None,
     trading_mode: str = "",
+    exits: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Print the evaluations of one position's rules as a timeline, the newest last; `zone` None is local."""
+    """Print the evaluations of one position's rules as a timeline, the newest last, and then its `exits`;
+    `zone` None is local."""
     console = _console(file, color)
     if trading_mode == PAPER:
         console.print(text("PAPER: exits are simulated, no order leaves this machine", "bold reverse"))
     if not rows:
-        console.print(text(f"No evaluations of {plain(ticker)} yet.", WARN))
-        return
-    for line in tell_timeline(ticker, rows, zone):
+        since = " since the start" if exits else " yet"
+        console.print(text(f"No evaluations of {plain(ticker)}{since}.", WARN))
+    told = tell_timeline(ticker, rows, zone) if rows else []
+    for line in told + tell_exits(exits, zone):
         console.print(text(plain(line.text, missing=""), _TONES[line.tone]))
 
 
@@ -96,6 +102,10 @@ def _coverage_line(document: Mapping[str, Any]) -> Text:
         return text("COVERAGE NOT KNOWN: count on no position being protected", BAD)
     # Positions left unprotected by choice are listed, but neither counted nor alarming.
     bare = [entry for entry in listed if not is_on_purpose(entry)]
+    if not _is_known(document):
+        seen = f" (of those that are, {protected} of {open_count} protected)" if open_count else ""
+        why = plain(coverage.get("unknown_why"), missing="the daemon does not say why")
+        return text(f"COVERAGE NOT KNOWN: {why}{seen}", BAD)
     if protected < open_count or bare:
         count = max(open_count - protected, len(bare))
         return text(f"COVERAGE: {count} of {open_count} open positions NOT PROTECTED", BAD)
@@ -106,6 +116,11 @@ def _coverage_line(document: Mapping[str, Any]) -> Text:
     style = GOOD if section(document, "health").get("ok") is True else WARN
     how = " on PAPER: their exits are simulated" if document.get("trading_mode") == PAPER else ""
     return text(f"COVERAGE: all {open_count} open positions protected{how}", style)
+
+
+def _is_known(document: Mapping[str, Any]) -> bool:
+    """Whether all that is held has been read, as the daemon says; one that does not say it knew no doubt."""
+    return section(document, "coverage").get("known", True) is True
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
@@ -184,7 +199,9 @@ def _threads_parts(document: Mapping[str, Any]) -> list[Text]:
     bad, good = [], 0
     for name, thread in section(document, "threads").items():
         facts = thread if isinstance(thread, Mapping) else {}
-        if facts.get("alive") is False:
+        if facts.get("state") in ("starting", "stopped"):
+            bad.append(text(f"{plain(name)} {facts['state']}", WARN))
+        elif facts.get("alive") is False:
             bad.append(text(f"{plain(name)} DEAD", BAD))
         elif facts.get("on_time") is True:
             good += 1

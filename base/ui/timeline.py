@@ -47,6 +47,29 @@ def tell_timeline(ticker: str, rows: Sequence[Mapping[str, Any]], zone: tzinfo |
     return lines
 
 
+def tell_exits(exits: Sequence[Mapping[str, Any]], zone: tzinfo | None) -> list[Line]:
+    """A line an exit: also those of a run before this one, whose looks nobody remembers."""
+    lines = []
+    for row in exits:
+        times = row.get("timeline")
+        times = times if isinstance(times, Mapping) else {}
+        is_over = row.get("state") == "closed"
+        at = _moment(times.get("closed" if is_over else "triggered"), zone, "%b %d %H:%M:%S %Z").strip()
+        sold = _number(row.get("filled"))
+        told = f"{row.get('filled')} contracts sold at {_said(row.get('average_price'))} on average"
+        told = f"{told}, fees {_said(row.get('fees'))}" if sold else "nothing was sold"
+        reason, why = says(row.get("reason")), row.get("why")
+        if not is_over:
+            state = f"{_said(row.get('state'))}{f': {says(why)}' if why else ''}"
+            lines.append(Line(f"Being left by {reason} since {at} ({state}): {told}", Tone.ALARM))
+        elif sold:
+            end = f"; then {says(why)}" if why and why != "filled" else ""
+            lines.append(Line(f"Left by {reason} at {at}: {told}{end}", Tone.STATE))
+        else:
+            lines.append(Line(f"Exit by {reason} ended at {at}: {told}, {says(why)}", Tone.STATE))
+    return lines
+
+
 def _heading(ticker: str, last: Mapping[str, Any]) -> list[Line]:
     held = UNKNOWN
     if last.get("count") is not None:
@@ -105,14 +128,21 @@ def _state_lines(state: Sequence[Mapping[str, Any]], end: object, zone: tzinfo |
     heading = f"{_moment(start, zone, '%b %d %H:%M:%S')}  {verdict}, for {_lasted(start, end)}, seen {seen}×"
     lines = [Line(heading, Tone.ALARM if is_exit else Tone.STATE)]
     for row in state:
-        times = f", seen {_times(row)}×" if _times(row) > 1 else ""
-        text = f"{_moment(row.get('at'), zone, '%H:%M:%S.%f')[:12]}  {_price(row)}; {_levels(row)}{times}"
-        lines.append(Line(f"    {text}"))
+        lines.append(Line(f"    {_when(row, zone)}  {_price(row)}; {_levels(row)}"))
     if last.get("guards"):
         lines.append(Line(f"    guards: {last['guards']}"))
     if last.get("detail"):
         lines.append(Line(f"    {last['detail']}", Tone.QUIET))
     return lines
+
+
+def _when(row: Mapping[str, Any], zone: tzinfo | None) -> str:
+    """When it was looked at. Of several looks the last comes first: price and age are that one's."""
+    form = "%H:%M:%S.%f"
+    if _times(row) == 1:
+        return _moment(row.get("at"), zone, form)[:12]
+    last, first = (_moment(row.get(name), zone, form)[:12] for name in ("last_at", "at"))
+    return f"{last} (seen {_times(row)}× since {first})"
 
 
 def _price(row: Mapping[str, Any]) -> str:

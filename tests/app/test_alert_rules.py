@@ -13,6 +13,7 @@ import pytest
 from base.app.alert_facts import Kind, ahead, troubles
 from base.app.alert_outbox import KEPT_MAX, RESERVED, SENT_MAX, WINDOW_S, Outbox
 from base.app.alert_rules import AlertRules, Message, Phase, Sender, render
+from base.app.config import Environment
 from base.execution.exits import EpisodeView
 from base.execution.refusals import BlockedWhy
 from base.risk.coverage import NOT_CHECKED
@@ -198,7 +199,7 @@ def unhealthy(*reasons: str) -> dict[str, Any]:
 def test_what_lasts_is_an_alert_of_its_kind_after_its_time(case: Lasting) -> None:
     run = Run()
     run.go_on(case.shown, 100, list(case.exits))
-    once = {Kind.EXIT_TRIGGERED}
+    once = {Kind.EXIT_TRIGGERED}  # of an exit that is late
     told = [(second, message.kind) for second, message in run.said if message.kind not in once]
     assert told == ([] if case.kind is None else [(case.after_s, case.kind)])
 
@@ -257,7 +258,48 @@ def test_a_blocked_exit_that_is_probed_stays_one_trouble() -> None:
         run.go_on(document(), 1, [view(state="sending")])
     run.go_on(document(), 30, [view(1, "closed", "filled", "10")])
     told = [head for _, head in run.heads()]
-    assert told == ["exit BLOCKED", "exit triggered", "exit filled", "resolved: exit BLOCKED"]
+    assert told == ["exit BLOCKED", "exit filled", "resolved: exit BLOCKED"]
+    assert "KXEXIT-1: stop_loss at 0.45 triggered, but BLOCKED: paused, since" in run.said[0][1].lines[0]
+
+
+def test_an_exit_that_is_blocked_later_is_told_as_triggered_first_and_then_as_blocked() -> None:
+    run = Run()
+    run.go_on(document(), 1, [view(state="sending")])
+    run.go_on(document(), 3, [view(state="blocked", why="auth")])
+    assert run.heads() == [(0, "exit triggered"), (1, "exit BLOCKED")]
+
+
+def test_a_trigger_that_still_waits_to_be_told_when_its_exit_is_blocked_is_told_with_that() -> None:
+    run = Run()
+    run.go_on(document(), 1, [view(1)])
+    run.go_on(document(), 1, [view(1), view(2), view(3)])
+    run.go_on(document(), 11, [view(1), view(2), view(3, state="blocked", why="auth")])
+    assert [head for _, head in run.heads()] == ["exit triggered", "exit BLOCKED", "exit triggered"]
+    assert "KXEXIT-3: stop_loss at 0.45 triggered, but BLOCKED: auth" in run.said[1][1].lines[0]
+    assert [line.partition(":")[0] for line in run.said[2][1].lines] == ["KXEXIT-2"]
+
+
+def test_a_second_exit_that_is_blocked_while_the_first_one_s_trouble_lingers_is_told_as_both() -> None:
+    run = Run()
+    again = {"ticker": "KXEXIT-1", "state": "blocked", "why": "paused"}
+    run.go_on(document(), 20, [view(1, **again)])
+    run.go_on(document(), 2, [view(1, "closed", "flat")])
+    run.go_on(document(), 5, [view(1, "closed", "flat"), view(2, **again)])
+    kinds = [message.kind for _, message in run.said]
+    assert kinds == [Kind.EXIT_BLOCKED, Kind.EXIT_ENDED, Kind.EXIT_TRIGGERED]
+    last = run.said[-1][1]
+    assert "KXEXIT-1: stop_loss at 0.45 triggered, but BLOCKED: paused" in last.lines[0]
+    assert last.remedies == (BlockedWhy.PAUSED.remedy,), "not: it is being sold"
+
+
+def test_prices_and_money_are_written_as_people_write_them() -> None:
+    run = Run()
+    pnl = {"realized_today": "-2.000000", "fees_today": "0.633500"}
+    why = {"trading_state": "reducing", "trading_state_why": "today's loss has reached the limit"}
+    run.go_on(document(pnl=pnl, **why), 1, [view(trigger_price=Decimal("0.450000"))])
+    lines = [line for _, message in run.said for line in message.lines]
+    assert any("(realized -2.00, fees 0.63 dollars today)" in line for line in lines)
+    assert any("stop_loss at 0.45, " in line for line in lines)
 
 
 def test_a_hundred_exits_over_half_a_minute_are_a_handful_of_messages() -> None:
@@ -331,13 +373,28 @@ def test_a_message_says_who_speaks_what_since_when_and_what_to_do() -> None:
     run = Run()
     run.go_on(unprotected("KXA", "KXB"), 11)
     title, text = render([run.said[0][1]], 0, Sender("prod", False, "vps1"))
-    assert title == "[LIVE prod vps1] 2 positions UNPROTECTED"
+    assert title == "[LIVE vps1] 2 positions UNPROTECTED"
     assert text.splitlines() == [
         "KXA: no_bid, since 2026-11-19 06:00:00 UTC",
         "KXB: no_bid, since 2026-11-19 06:00:00 UTC",
-        "To do: nobody bids: it is sold with the next bid, if its stop says so",
+        "To do: nobody bids: what has triggered is sold with the next bid",
     ]
-    assert render([run.said[0][1]], 0, Sender("demo", True, "vps1"))[0].startswith("[PAPER demo vps1]")
+
+
+@pytest.mark.parametrize(
+    ("env", "is_paper", "head"),
+    [
+        (Environment.PROD, False, "LIVE vps1"),
+        (Environment.DEMO, False, "DEMO vps1"),
+        (Environment.SANDBOX, False, "SANDBOX vps1"),
+        (Environment.PROD, True, "PAPER vps1"),
+        (Environment.SANDBOX, True, "PAPER vps1"),
+    ],
+    ids=["real money", "the demo", "the sandbox", "paper on real prices", "paper on the sandbox"],
+)
+def test_only_what_is_about_real_money_is_headed_live(env: Environment, is_paper: bool, head: str) -> None:
+    sender = Sender(env.value, is_paper, "vps1")
+    assert render([message()], 0, sender)[0] == f"[{head}] exit filled"
 
 
 # --- what one channel may send ------------------------------------------------------------------------

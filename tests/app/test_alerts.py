@@ -16,8 +16,9 @@ from base.app.alert_facts import Kind
 from base.app.alert_rules import Message, Phase, Sender
 from base.app.alerts import ERRORS_WAITING_MAX, Alerts, ErrorCollector, open_notifiers, secret_parts
 from base.app.key_watch import RETRY_S, KeyWatch
+from base.app.last_run import LastRun
 from base.clock import SystemClock
-from base.errors import ConfigError, TransientError
+from base.errors import ConfigError, ExitCode, TransientError
 from base.kalshi.account_documents import ApiKeys
 from base.log import log_event
 from tests.fakes.clock import FakeClock
@@ -78,7 +79,7 @@ def test_a_channel_that_works_sends_and_counts() -> None:
     rig.step()
     rig.settle()
     title, text = rig.notifier.taken.get(timeout=5)
-    assert (title, text) == ("[PAPER demo vps1] position UNPROTECTED", "KX: no_bid")
+    assert (title, text) == ("[PAPER vps1] position UNPROTECTED", "KX: no_bid")
     assert (rig.channel.counts.sent, rig.channel.counts.failed, rig.channel.is_empty) == (1, 0, True)
 
 
@@ -144,12 +145,12 @@ def notifier() -> FakeNotifier:
 
 def test_the_start_an_error_and_the_end_are_told(notifier: FakeNotifier) -> None:
     alerts = alerts_of(notifier)
-    alerts.start("the daemon has started")
+    alerts.start("the daemon has started", LastRun.AS_ASKED)
     assert "daemon started" in notifier.taken.get(timeout=5)[0]
     log_event(logging.getLogger("base.store.journal"), logging.CRITICAL, "journal_replaced", path="j")
     assert "journal_replaced" in notifier.taken.get(timeout=5)[1]
     assert alerts.health() is not None
-    alerts.stop()
+    alerts.stop(ExitCode.OK)
     assert alerts.join()
     assert "daemon stopped" in notifier.taken.get(timeout=5)[0]
     assert alerts.health() is None
@@ -163,7 +164,7 @@ def test_the_end_waits_no_longer_than_it_may_for_a_channel_that_hangs(notifier: 
     notifier.taken.get(timeout=5)
     clock = SystemClock()
     began = clock.monotonic()
-    alerts.stop()
+    alerts.stop(ExitCode.OK)
     assert not alerts.join()
     assert clock.monotonic() - began < 3.0
     assert "daemon stopped" in notifier.taken.get(timeout=5)[0]
@@ -181,7 +182,7 @@ def test_the_end_names_what_nobody_watches_any_more_even_when_the_status_cannot_
     alerts = alerts_of(notifier, document=lambda: WELL | {"positions": held})
     alerts.start("started")
     notifier.taken.get(timeout=5)
-    alerts.stop()
+    alerts.stop(ExitCode.OK)
     assert "1 open position is watched by nobody" in notifier.taken.get(timeout=5)[1]
 
     def broken() -> dict[str, Any]:
@@ -190,7 +191,7 @@ def test_the_end_names_what_nobody_watches_any_more_even_when_the_status_cannot_
     blind = alerts_of(notifier, document=broken)
     blind.start("started")
     assert "started" in notifier.taken.get(timeout=5)[0], "what is due goes out even when the look failed"
-    blind.stop()
+    blind.stop(ExitCode.OK)
     assert blind.join()
     told = [notifier.taken.get(timeout=5)[1] for _ in range(notifier.taken.qsize())]
     assert "what is held is not known" in told[-1]
@@ -203,8 +204,55 @@ def test_without_urls_there_is_neither_thread_nor_library() -> None:
     alerts = Alerts(open_notifiers((), load), dict, dict, list, SENDER, FakeClock())
     alerts.start("started")
     assert (alerts.is_on, alerts.service.is_alive, alerts.health()) == (False, False, None)
-    alerts.stop()
+    alerts.stop(ExitCode.OK)
     assert alerts.join()
+
+
+@pytest.mark.parametrize(
+    ("before", "title", "words"),
+    [
+        (LastRun.NONE, "daemon started", "the daemon has started, "),
+        (LastRun.AS_ASKED, "daemon started", "the run before ended as asked: its alerts are void"),
+        (LastRun.CONFIG, "daemon started", "its configuration was wrong"),
+        (LastRun.BROKEN, "daemon started, unexpectedly", "did not end as asked (crash, kill or power cut)"),
+        (
+            LastRun.UNSAFE,
+            "daemon started, unexpectedly",
+            "could not keep running safely: its alerts",
+        ),
+    ],
+)
+def test_a_start_says_how_the_run_before_ended(
+    notifier: FakeNotifier, before: LastRun, title: str, words: str
+) -> None:
+    alerts = alerts_of(notifier)
+    alerts.start("the daemon has started", before)
+    head, text = notifier.taken.get(timeout=5)
+    assert head == f"[PAPER vps1] {title}"
+    assert words in text
+    alerts.stop(ExitCode.OK)
+    assert alerts.join()
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "remedy"),
+    [
+        (ExitCode.OK, "the daemon has stopped as asked: 1 open position is watched by", "start it again, or"),
+        (ExitCode.CONFIG, "its configuration is wrong", "start it, or close by hand"),
+        (ExitCode.UNSAFE, "it could not keep running safely: 1 open", "systemd starts it again"),
+    ],
+)
+def test_an_end_says_why(notifier: FakeNotifier, code: ExitCode, words: str, remedy: str) -> None:
+    held = [{"ticker": "KX", "market_status": "active", "count": "10", "entry_price": "0.60"}]
+    alerts = alerts_of(notifier, document=lambda: WELL | {"positions": held})
+    alerts.start("started")
+    notifier.taken.get(timeout=5)
+    alerts.stop(code)
+    assert alerts.join()
+    text = notifier.taken.get(timeout=5)[1]
+    assert words in text.splitlines()[0]
+    assert "worth 6.00 dollars" in text
+    assert remedy in text.splitlines()[-1]
 
 
 def test_a_missing_library_says_how_to_install_it() -> None:

@@ -437,6 +437,15 @@ class TestExplain:
             assert run("explain", TICKER, directory=tmp_path, environ={"UI_PORT": str(port)}) == 0
         assert ("PAPER" in capsys.readouterr().out) is is_said
 
+    def test_what_the_run_before_sold_is_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        exit_row = {"reason": "stop_loss", "state": "closed", "why": "filled", "filled": "10.00"}
+        body = json.dumps({"ticker": TICKER, "rows": [], "exits": [exit_row]}).encode()
+        with daemon_page(200, body) as (port, _):
+            assert run("explain", TICKER, directory=tmp_path, environ={"UI_PORT": str(port)}) == 0
+        assert "Left by stop loss" in capsys.readouterr().out
+
     def test_ticker_cannot_lead_elsewhere(self, tmp_path: Path) -> None:
         with daemon_page() as (port, seen):
             run("explain", "../status?x=/", directory=tmp_path, environ={"UI_PORT": str(port)})

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from base.app.drift import DOUBTS_MAX, PASS_S, READ_S, RETRY_S_MAX, TICKER_S, DriftCanary
+from base.app.drift import ALONE_S, DOUBTS_MAX, PASS_S, READ_S, RETRY_S_MAX, TICKER_S, DriftCanary
 from base.errors import TransientError
 from base.kalshi.needed_fields import Source
 from tests.fakes.clock import FakeClock
@@ -30,6 +30,7 @@ class Rig:
     markets: list[Any] | None = None
     position: dict[str, Any] = field(default_factory=lambda: dict(POSITION))
     sample: bytes | None = None
+    earlier: bytes | None = None
     held: list[str] = field(default_factory=list)
     malformed: int = 0
     is_down: bool = False
@@ -38,8 +39,11 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.canary = DriftCanary(
-            self.read, lambda: self.sample, lambda: self.held, lambda: self.malformed, self.clock
+            self.read, self.samples, lambda: self.held, lambda: self.malformed, self.clock
         )
+
+    def samples(self) -> tuple[bytes, ...]:
+        return tuple(sample for sample in (self.earlier, self.sample) if sample is not None)
 
     def read(self, path: str, params: Mapping[str, str]) -> dict[str, Any]:
         self.asked.append((path, dict(params)))
@@ -175,6 +179,31 @@ def test_two_bad_frames_that_lack_different_things_are_no_change(rig: Rig) -> No
         rig.sample = sample
         rig.look()
         assert rig.canary.drifts() == ()
+
+
+def test_two_bad_frames_at_once_are_a_change_and_one_before_a_good_one_is_none(rig: Rig) -> None:
+    rig.earlier, rig.sample = frame(yes_bid_dollars=...), frame()
+    rig.look()
+    assert rig.canary.drifts() == ()
+    rig.earlier, rig.sample = frame(yes_bid_dollars=...), frame(yes_bid_dollars=...)
+    rig.look()
+    assert [drift.field for drift in rig.canary.drifts()] == ["yes_bid_dollars"]
+
+
+def test_a_first_frame_that_is_bad_and_has_no_successor_is_a_change_within_a_minute(rig: Rig) -> None:
+    rig.sample = frame(market_ticker=...)
+    rig.run_for(ALONE_S - TICKER_S)
+    assert rig.canary.drifts() == ()
+    rig.run_for(2 * TICKER_S)
+    assert [drift.field for drift in rig.canary.drifts()] == ["market_ticker"]
+    assert rig.canary.trouble()
+    rig.run_for(3_600)
+    rig.sample = frame()
+    rig.run_for(TICKER_S + 1)
+    assert rig.canary.trouble() == ""
+    rig.sample = frame(market_ticker=...)
+    rig.run_for(3_600)
+    assert rig.canary.drifts() == (), "after a good one, a bad one alone is one bad frame"
 
 
 def test_frames_that_cannot_be_read_bring_the_next_look_forward(rig: Rig) -> None:

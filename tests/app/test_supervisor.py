@@ -10,7 +10,8 @@ from decimal import Decimal
 
 import pytest
 
-from base.app.supervisor import STALLED_S, Supervisor, Watched
+from base.app.supervisor import STALLED_S, STARTING_S, Supervisor, Watched
+from base.app.ui_metrics import ThreadHealth
 from base.clock import SystemClock
 from base.errors import ExitCode
 from base.model.market import BookSide, OutcomeSide
@@ -165,6 +166,34 @@ def test_threads_that_have_not_been_started_yet_are_not_dead() -> None:
     rig.tick()
     assert thread.restarts == 0
     assert not rig.supervisor.thread_health()["websocket"].is_on_time
+
+
+def told(rig: Rig, *, alive: bool = False, age_s: float | None = None, late_after_s: float = 7.0) -> str:
+    """The word for a thread that is not on time."""
+    return rig.supervisor.in_phase({"x": ThreadHealth(alive, age_s, late_after_s)})["x"].state
+
+
+def test_a_thread_that_has_not_begun_is_starting_and_not_dead() -> None:
+    rig = Rig()
+    assert (told(rig), told(rig, alive=True)) == ("starting", "starting")
+    rig.clock.advance(STARTING_S + 1)
+    assert (told(rig), told(rig, alive=True)) == ("dead", "late"), "that is no start any more"
+    assert told(rig, alive=True, late_after_s=60.0) == "starting", "its first pass is not due yet"
+
+
+def test_once_all_were_started_a_thread_that_has_ended_is_dead() -> None:
+    rig = Rig()
+    rig.supervisor.watch_threads()
+    assert (told(rig), told(rig, age_s=1.0)) == ("dead", "dead")
+    assert told(rig, alive=True) == "starting", "main comes to the strategy last"
+    assert told(rig, alive=True, age_s=8.0) == "late"
+
+
+def test_a_thread_that_was_asked_to_end_is_not_dead() -> None:
+    rig = Rig()
+    rig.supervisor.watch_threads()
+    rig.tick(signal.SIGTERM)
+    assert told(rig, age_s=1.0) == "stopped"
 
 
 def test_a_checker_without_passes_ends_the_process_with_code_4() -> None:

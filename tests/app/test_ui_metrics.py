@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from base.app.ui_coverage import NOT_READ, HeldDoubt, doubt_held
 from base.app.ui_metrics import (
     EXIT_S_MAX,
     EXITS_SHOWN,
     UNHEALTHY_AFTER_S,
+    Phase,
     StatusBoard,
     StatusSources,
     ThreadHealth,
+    log_summary,
 )
 from base.execution.exits import EpisodeView
 from base.kalshi.feed import FeedState
@@ -44,7 +47,13 @@ DOCUMENT: dict[str, Any] = {
     "trading_state": TEXT,
     "started_at": TEXT,
     "uptime_s": NUMBER,
-    "coverage": {"open": WHOLE, "protected": WHOLE, "unprotected": [{"ticker": TEXT, "reason": TEXT}]},
+    "coverage": {
+        "open": WHOLE,
+        "protected": WHOLE,
+        "unprotected": [{"ticker": TEXT, "reason": TEXT}],
+        "known": FLAG,
+        "unknown_why": TEXT,
+    },
     "feed": {
         "state": TEXT,
         "connected_for_s": MAYBE_NUMBER,
@@ -61,7 +70,7 @@ DOCUMENT: dict[str, Any] = {
         "rate_limited_last_60s": WHOLE,
     },
     "threads": {
-        name: {"alive": FLAG, "last_pass_age_s": MAYBE_NUMBER}
+        name: {"alive": FLAG, "last_pass_age_s": MAYBE_NUMBER, "state": TEXT}
         for name in ("strategy-loop", "websocket", "stop-loss", "ui-metrics")
     },
     "positions": [
@@ -198,6 +207,7 @@ class Rig:
         }
         self.strategy: dict[str, Any] = {"name": "guard", "failing": False}
         self.doubts: list[str] = []
+        self.held_doubt = HeldDoubt()
         self.feed = FakeFeed()
         self.history: list[HistoryRow] | None = None
         self.events: dict[str, str] = {}
@@ -216,6 +226,7 @@ class Rig:
                 trading_state=lambda: (TradingState.ACTIVE, ""),
                 strategy=lambda: self.strategy,
                 doubts=lambda: self.doubts,
+                held_doubt=lambda: self.held_doubt,
                 event_of=lambda ticker: self.events.get(ticker, ""),
             ),
             1.0,
@@ -354,9 +365,86 @@ def test_the_price_source_is_one_of_three_words(source: str, shown: str) -> None
 def test_a_position_that_waits_for_settlement_is_listed_and_not_counted() -> None:
     rig = Rig(checked(), checked(Protection(False, False, "determined"), ticker="DONE"))
     document = rig.document()
-    assert document["coverage"] == {"open": 1, "protected": 1, "unprotected": []}
+    coverage = document["coverage"]
+    assert (coverage["open"], coverage["protected"], coverage["unprotected"]) == (1, 1, [])
     assert document["positions"][1]["market_status"] == "determined"
     assert document["health"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("is_loaded", "unseen", "unreadable", "why", "named"),
+    [
+        pytest.param(True, (), (), "", (), id="all is read"),
+        pytest.param(False, (), (), NOT_READ, (), id="nothing read yet"),
+        pytest.param(False, (T,), (), NOT_READ, (T,), id="the journal remembers one"),
+        pytest.param(
+            True,
+            (T,),
+            (),
+            "the exchange does not show 1 position held before the restart yet",
+            (T,),
+            id="a read without it",
+        ),
+        pytest.param(True, (), (T, "?"), "2 positions cannot be read", (T,), id="rows, one without a name"),
+        pytest.param(
+            True,
+            ("B", "A"),
+            ("A",),
+            "the exchange does not show 2 positions held before the restart yet; 1 position cannot be read",
+            ("A", "B"),
+            id="both",
+        ),
+    ],
+)
+def test_coverage_is_known_when_all_that_is_held_was_read(
+    is_loaded: bool, unseen: tuple[str, ...], unreadable: tuple[str, ...], why: str, named: tuple[str, ...]
+) -> None:
+    rig = Rig()
+    rig.held_doubt = doubt_held(is_loaded=is_loaded, unseen=unseen, unreadable=unreadable)
+    assert rig.document()["coverage"] == {
+        "open": 0,
+        "protected": 0,
+        "unprotected": [],
+        "known": not why,
+        "unknown_why": why,
+        "unknown": list(named),
+    }
+
+
+@pytest.mark.parametrize(("doubt", "told"), [(HeldDoubt(), "1/1"), (HeldDoubt(NOT_READ), "?")])
+def test_the_summary_counts_no_positions_that_have_not_been_read(
+    doubt: HeldDoubt, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(checked())
+    rig.held_doubt = doubt
+    with caplog.at_level(logging.INFO):
+        log_summary(rig.document())
+    (record,) = caplog.records
+    assert record.event_fields["protected"] == told  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("phase", "alive", "reasons"),
+    [
+        (Phase.RUNNING, False, ["thread websocket is dead"]),
+        (Phase.RUNNING, True, ["thread websocket is late"]),
+        (Phase.STARTING, False, ["thread websocket is starting"]),
+        (Phase.STARTING, True, ["thread websocket is starting"]),
+        (Phase.STOPPING, False, []),
+        (Phase.STOPPING, True, ["thread websocket is late"]),
+    ],
+)
+def test_a_thread_is_dead_only_when_it_should_run(phase: Phase, alive: bool, reasons: list[str]) -> None:
+    rig = Rig()
+    rig.threads = {"websocket": ThreadHealth(alive, None, 7.0, phase)}
+    assert rig.document()["health"]["reasons"] == reasons
+
+
+def test_the_exits_of_one_position_are_told_oldest_first() -> None:
+    rig = Rig()
+    rig.exits = [EXIT, replace(EXIT, id="e2", ticker="KX-B"), replace(EXIT, id="e3")]
+    assert [row["episode"] for row in rig.board.exits_of(T)] == ["e1", "e3"]
+    assert rig.board.exits_of("KX-C") == []
 
 
 @pytest.mark.parametrize(

@@ -953,6 +953,25 @@ def test_many_paused_markets_are_probed_with_one_read() -> None:
     assert all(rig.exchange.held[t] == 0 for t in tickers)
 
 
+@pytest.mark.parametrize(
+    ("refusal", "reads"),
+    [(Reject(401, "authentication_error"), 1), (Reject(403, "forbidden"), 1), (PAUSED, 0)],
+    ids=["a dead key", "a key that may not", "a pause"],
+)
+def test_a_refused_key_has_positions_read_at_once_and_once(refusal: Reject, reads: int) -> None:
+    """Whether anything of the account is protected at all is found out by what fails to be read."""
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].extend([refusal] * 20)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    assert rig.view().state == "blocked"
+    assert rig.reads_wanted == reads
+    rig.drive(60)
+    assert len(rig.orders) > 2, "it has been probed"
+    assert rig.reads_wanted == reads
+
+
 def test_with_a_dead_key_one_exit_asks_for_all() -> None:
     rig = Rig()
     tickers = [f"KXMANY-{i}" for i in range(20)]

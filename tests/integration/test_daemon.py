@@ -82,6 +82,17 @@ def test_a_stop_is_hit_and_the_position_is_flat(
         assert daemon.terminate() == 0
 
 
+def test_the_last_summary_counts_what_the_last_exit_sold(server: SandboxServer, tmp_path: Path) -> None:
+    with Daemon(tmp_path, server, UI_INTERVAL_S="10") as daemon:
+        daemon.until(lambda: daemon.is_streaming(3) and daemon.is_covered(3), "3 protected", 30)
+        crash(server, YES)
+        daemon.wait_for("exit_closed", ticker=YES, outcome="filled")
+        assert daemon.terminate() == 0
+        last = daemon.events("summary")[-1]
+        assert (last["protected"], last["exits_active"], last["realized_today"]) == ("2/2", "0", "-2.00")
+        assert last["why"] == "the daemon is stopping", "a thread that was asked to end is not dead"
+
+
 def test_a_healthy_feed_costs_no_price_reads(tmp_path: Path) -> None:
     with (
         SandboxServer(scenario('[[fleet]]\ncount = 30\nmode = "ticking"\nside = "mixed"')) as server,

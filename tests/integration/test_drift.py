@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -95,6 +101,72 @@ def test_a_market_that_loses_its_price_costs_no_other_market_of_the_answer_its_o
             position = daemon.position(CALM.ticker)
             assert position is not None
             assert (position["protected"], position["price_source"]) == (True, "rest")
+
+
+@contextmanager
+def renaming(server: SandboxServer, old: bytes, new: bytes) -> Iterator[str]:
+    """The sandbox's stream with one name for another in all that it sends; the address to connect to."""
+    assert len(old) == len(new), "so that no length changes"
+    rest = urlsplit(server.ws_url)
+    assert rest.hostname is not None
+    assert rest.port is not None
+    exchange = (rest.hostname, rest.port)
+
+    class Relay(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(exchange) as upstream:
+                other = threading.Thread(target=copy, args=(self.request, upstream), daemon=True)
+                other.start()
+                copy(upstream, self.request, old, new)
+                other.join(5)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Relay) as relay:
+        relay.daemon_threads = True
+        thread = threading.Thread(target=relay.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield rest._replace(netloc=f"127.0.0.1:{relay.server_address[1]}").geturl()
+        finally:
+            relay.shutdown()
+            thread.join(5)
+
+
+def copy(source: socket.socket, target: socket.socket, old: bytes = b"", new: bytes = b"") -> None:
+    """Until either end closes. What could be the beginning of `old` waits for what follows it."""
+    kept = b""
+    try:
+        while data := source.recv(65_536):
+            data = (kept + data).replace(old, new) if old else data
+            begun = next((n for n in range(len(old) - 1, 0, -1) if data.endswith(old[:n])), 0)
+            kept = data[len(data) - begun :]
+            target.sendall(data[: len(data) - begun])
+    except OSError:
+        kept = b""  # one end is gone: so is the other
+    for end in (source, target):
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("count", [1, 2], ids=["one frame in all", "one frame a market"])
+@pytest.mark.parametrize("name", ["yes_bid_dollars", "market_ticker"])
+def test_a_stream_that_lacks_a_field_from_the_start_is_told_in_a_quiet_market_and_stops_go_on(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    """After the subscription no other ticker comes: nothing moves."""
+    holdings = (YES, CALM)[:count]
+    with (
+        SandboxServer(Scenario(tuple(judge.plan(h) for h in holdings))) as server,
+        renaming(server, f'"{name}"'.encode(), f'"{name[:-1]}_"'.encode()) as address,
+        Daemon(tmp_path, server, KALSHI_WS_URL=address) as daemon,
+    ):
+        event = daemon.wait_for("api_drift", 60.0, field=name)
+        assert event["where"] == "ticker frame"
+        daemon.until(lambda: is_told(daemon, name), "named in /healthz")
+        daemon.until(lambda: daemon.status()["trading_state"] == "reducing", "entries are off")
+        daemon.until(lambda: daemon.is_covered(count), "protected all the same", 40)
+        judge.quote(server, [YES], CRASHED)
+        daemon.until(lambda: judge.left(server, YES) == 0, "sold all the same", 30)
 
 
 def test_a_daemon_whose_exchange_has_all_fields_is_armed_at_once(tmp_path: Path) -> None:

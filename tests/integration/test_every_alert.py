@@ -21,6 +21,7 @@ import pytest
 
 from base.app.alert_facts import Kind
 from base.app.alert_rules import Phase
+from base.app.last_run import LastRun
 from base.clock import SystemClock
 from base.sandbox.server import SandboxServer
 from tests.integration.rig import PROJECT, Daemon
@@ -108,6 +109,12 @@ class Scene:
         self.seen.add((kind, phase))
         return found()[0]
 
+    def says_after_its_end(self, kind: Kind, *words: str) -> dict[str, str]:
+        """The one message of this kind with all of the words, of a daemon that has ended."""
+        (message,) = [m for m in self.service.about(*words) if tells_of(m, kind, Phase.NEW)]
+        self.seen.add((kind, Phase.NEW))
+        return message
+
     def ends(self, kind: Kind, *words: str) -> None:
         self.says(kind, *words, phase=Phase.OVER)
 
@@ -150,7 +157,8 @@ class Provocation:
 
 def play_a_stop_and_the_end(scene: Scene) -> None:
     started = scene.says(Kind.STARTED)
-    assert started["title"].startswith("[LIVE sandbox ")
+    assert started["title"].startswith("[SANDBOX ")
+    assert "the run before" not in started["message"]
     crash(scene.server, YES)
     assert "stop_loss" in scene.says(Kind.EXIT_TRIGGERED, YES)["message"]
     assert "sold 10.00 at 0.4000" in scene.says(Kind.EXIT_FILLED, YES)["message"]
@@ -158,8 +166,22 @@ def play_a_stop_and_the_end(scene: Scene) -> None:
     stopped = [m for m in scene.service.received() if tells_of(m, Kind.STOPPED, Phase.NEW)]
     assert len(stopped) == 1
     assert "2 open positions are watched by nobody" in stopped[0]["message"]
+    assert "has stopped as asked" in stopped[0]["message"]
     assert "To do: start it again" in stopped[0]["message"]
     scene.seen.add((Kind.STOPPED, Phase.NEW))
+
+
+def play_a_kill_and_an_end_as_asked(scene: Scene) -> None:
+    scene.daemon.restart()  # kill -9
+    message = scene.says(Kind.RESTARTED, "did not end as asked (crash, kill or power cut)")
+    assert message["type"] != "success"
+    assert "its alerts are void" in message["message"]
+    assert scene.daemon.events("started", why=LastRun.BROKEN.value)
+    scene.daemon.until(lambda: scene.daemon.is_covered(3), "3 protected again", 40)
+    assert scene.daemon.terminate() == 0
+    scene.says_after_its_end(Kind.STOPPED, "as asked")
+    scene.daemon.restart()
+    scene.says(Kind.STARTED, "the run before ended as asked")
 
 
 def play_a_paused_market(scene: Scene) -> None:
@@ -178,7 +200,8 @@ def play_an_empty_book(scene: Scene) -> None:
 def play_refused_orders(scene: Scene) -> None:
     scene.refuse_orders()
     crash(scene.server, YES)
-    assert scene.says(Kind.EXIT_BLOCKED, YES, "paused")["type"] == "failure"
+    blocked = scene.says(Kind.EXIT_BLOCKED, f"{YES}: stop_loss at 0.45", "paused")
+    assert blocked["type"] == "failure"
     scene.server.clear_faults()
     scene.says(Kind.EXIT_FILLED, YES)
     scene.ends(Kind.EXIT_BLOCKED, YES)
@@ -188,6 +211,12 @@ def play_a_dead_key(scene: Scene) -> None:
     scene.server.set_faults(auth="dead")
     crash(scene.server, YES)
     scene.says(Kind.EXIT_BLOCKED, YES, "auth")
+    # No read of positions is due for ten minutes: the refused exit asks for one.
+    scene.daemon.wait_for("unprotected", ticker=CALM, why="auth")
+    told = scene.service.received()
+    blocked_at = next(n for n, m in enumerate(told) if tells_of(m, Kind.EXIT_BLOCKED, Phase.NEW))
+    after = [m for m in told[blocked_at:] if tells_of(m, Kind.EXIT_TRIGGERED, Phase.NEW)]
+    assert after == [], "what is known to be blocked is not told to be under way"
     assert "key" in scene.says(Kind.UNPROTECTED, f"{CALM}: auth")["message"]
     scene.server.set_faults(auth="ok")
     scene.ends(Kind.UNPROTECTED, f"{CALM}: protected again")
@@ -312,9 +341,11 @@ def play_a_frozen_checker(scene: Scene) -> None:
     scene.says(Kind.UNPROTECTED, "not_checked")
     scene.says(Kind.UNHEALTHY, "thread stop-loss is late")
     assert scene.daemon.wait(100.0) == 4
-    (stopped,) = [m for m in scene.service.received() if tells_of(m, Kind.STOPPED, Phase.NEW)]
+    stopped = scene.says_after_its_end(Kind.STOPPED, "it could not keep running safely")
     assert "3 open positions are watched by nobody" in stopped["message"]
-    scene.seen.add((Kind.STOPPED, Phase.NEW))
+    scene.orders.unlink()
+    scene.daemon.restart()
+    scene.says(Kind.RESTARTED, "the run before ended itself: it could not keep running safely")
 
 
 def play_another_instance(scene: Scene) -> None:
@@ -361,6 +392,10 @@ PROVOCATIONS = (
         "a stop is sold and the daemon is stopped", play_a_stop_and_the_end,
         (K.STARTED, K.EXIT_TRIGGERED, K.EXIT_FILLED, K.STOPPED),
     ),
+    Provocation(
+        "it is killed, and then stopped as asked", play_a_kill_and_an_end_as_asked,
+        (K.RESTARTED, K.STOPPED, K.STARTED),
+    ),
     Provocation("a market pauses", play_a_paused_market, (K.UNPROTECTED,), (K.UNPROTECTED,)),
     Provocation("nobody bids", play_an_empty_book, (K.UNPROTECTED,)),
     Provocation(
@@ -368,7 +403,7 @@ PROVOCATIONS = (
     ),
     Provocation(
         "the key is dead", play_a_dead_key, (K.EXIT_BLOCKED, K.UNPROTECTED, K.EXIT_FILLED),
-        (K.EXIT_BLOCKED, K.UNPROTECTED),
+        (K.EXIT_BLOCKED, K.UNPROTECTED), environment=(("RECONCILE_INTERVAL_S", "600"),),
     ),
     Provocation(
         "an order's answer is lost", play_a_lost_answer, (K.EXIT_FAILED, K.EXIT_FILLED), (K.EXIT_FAILED,)
@@ -412,7 +447,8 @@ PROVOCATIONS = (
         "a thread dies", play_a_thread_that_dies, (K.ERROR, K.ENTRIES_OFF), environment=WAYWARD_ENVIRONMENT
     ),
     Provocation(
-        "the checker freezes", play_a_frozen_checker, (K.UNPROTECTED, K.UNHEALTHY, K.STOPPED),
+        "the checker freezes", play_a_frozen_checker,
+        (K.UNPROTECTED, K.UNHEALTHY, K.STOPPED, K.RESTARTED),
         environment=WAYWARD_ENVIRONMENT,
     ),
     Provocation("another machine trades with this account", play_another_instance, (K.UNHEALTHY,)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from base.sandbox.faults import AuthFault
 from base.sandbox.scenario import parse_scenario
 from base.sandbox.server import SandboxServer
 from tests.integration.browser import CHROMIUM, Browser
@@ -130,6 +131,85 @@ def test_the_kill_switch_turns_it_red(server: SandboxServer, browser: Browser, t
         browser.until(RED, "red", 10)
         assert browser.text("#trading-state").startswith("HALTED")
         assert browser.ask("document.querySelector('#trading-state').className") == "badge bad"
+
+
+def test_before_positions_were_read_it_knows_of_no_coverage_and_names_what_was_held(
+    server: SandboxServer, browser: Browser, tmp_path: Path
+) -> None:
+    with Daemon(tmp_path, server, RECONCILE_INTERVAL_S="1") as daemon:
+        opened(daemon, browser)
+        server.set_market(YES, bid="0.40", ask="0.42", bid_size="100", ask_size="100")
+        daemon.wait_for("exit_closed", ticker=YES, outcome="filled")
+        browser.until(headline_is("The one open position is protected"), "one is left")
+        server.set_faults(auth=AuthFault.DEAD)
+        daemon.restart()
+        unread = "Coverage not known: positions have not been read from the exchange yet"
+        browser.until(headline_is(unread), "it is said that nothing was read", 30)
+        assert browser.ask(NOT_KNOWN)
+        assert browser.text("#coverage-list") == f"{NO}: what is held of it is not known"
+        assert browser.ask("document.title").startswith("? ")
+        assert browser.text("#positions") == "Not known."
+        coverage = daemon.status()["coverage"]
+        assert (coverage["known"], coverage["unknown"]) == (False, [NO])
+        assert daemon.health()[0] == 503
+        browser.ask(f"location.hash = '{YES}'")
+        sold = "document.querySelector('#explain-note').textContent.startsWith('Left by stop loss at ')"
+        browser.until(sold, "what the run before sold is explained")
+        assert "10.00 sold at $0.40 on average" in browser.text("#explain-note")
+        server.clear_faults()
+        browser.until(GREEN, "green once it was read", 60)
+        assert daemon.status()["coverage"]["known"] is True
+
+
+def test_a_stop_that_was_hit_and_cannot_be_sent_is_red(
+    server: SandboxServer, browser: Browser, tmp_path: Path
+) -> None:
+    with Daemon(tmp_path, server, RECONCILE_INTERVAL_S="1") as daemon:
+        opened(daemon, browser)
+        server.set_faults(auth=AuthFault.DEAD)
+        server.set_market(YES, bid="0.40", ask="0.42", bid_size="100", ask_size="100")
+        browser.until(headline_is("2 of 2 open positions NOT protected"), "no key sells anything", 30)
+        assert browser.text("#coverage-list").splitlines() == [
+            f"{NO}: the key is refused",
+            f"{YES}: the key is refused",
+        ]
+        row = browser.ask(f"{row_of('positions', YES)}.textContent")
+        assert "AT THE STOP" in row
+        assert "NOT PROTECTED: the key is refused" in row
+        browser.until(
+            f"{row_of('exits', YES)}?.textContent.includes('BLOCKED: the key is refused')", "the exit says so"
+        )
+
+
+def test_a_page_of_paper_says_so_where_it_says_protected(
+    server: SandboxServer, browser: Browser, tmp_path: Path
+) -> None:
+    with Daemon(tmp_path, server, KALSHI_ENV="demo", TRADING_MODE="paper") as daemon:
+        browser.open(daemon.page_url)
+        browser.until(GREEN, "green")
+        assert browser.text("#coverage-headline") == "All 2 open positions are protected on PAPER"
+        assert browser.ask("document.title") == "2/2 protected · PAPER · Backstop"
+
+
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_no_word_of_a_tile_is_broken(
+    server: SandboxServer, browser: Browser, tmp_path: Path, width: int
+) -> None:
+    with Daemon(tmp_path, server) as daemon:
+        browser.resize(width, is_phone=width < 700)
+        opened(daemon, browser)
+        # A word that stands on two lines has two boxes.
+        broken = """[...document.querySelectorAll('dl dt, dl dd')].flatMap((cell) => {
+          const text = cell.firstChild;
+          return [...cell.textContent.matchAll(/\\S+/g)].filter((word) => {
+            const range = document.createRange();
+            range.setStart(text, word.index);
+            range.setEnd(text, word.index + word[0].length);
+            return range.getClientRects().length > 1;
+          }).map((word) => cell.textContent + ': ' + word[0]);
+        })"""
+        assert "OFF: nobody is told" in browser.ask("document.querySelector('#alerts').textContent")
+        assert browser.ask(broken) == []
 
 
 @pytest.mark.parametrize("width", [390, 760, 1300], ids=["phone", "tablet", "desktop"])

@@ -815,7 +815,7 @@ def test_what_was_held_before_a_restart_is_missed_until_two_reads_agree_that_it_
     clock = FakeClock()
     portfolio = Portfolio(clock)
     portfolio.restore(remembered_position())
-    assert portfolio.unshown == (), "nothing has been read yet"
+    assert (portfolio.unshown, portfolio.unseen) == ((), (T,)), "nothing has been read yet"
     portfolio.apply_read({}, clock.monotonic())
     assert portfolio.unshown == (T,)
     wait_s = portfolio.next_read_s()
@@ -826,7 +826,7 @@ def test_what_was_held_before_a_restart_is_missed_until_two_reads_agree_that_it_
     assert portfolio.unshown == (T,)
     clock.advance(AGREEMENT_S)
     portfolio.apply_read({}, clock.monotonic())
-    assert portfolio.unshown == ()
+    assert portfolio.unshown == portfolio.unseen == ()
     assert portfolio.next_read_s() is None
 
 

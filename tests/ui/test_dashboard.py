@@ -31,6 +31,7 @@ def everything_told() -> dict[str, set[str]]:
     status["pnl"]["by_strategy"] = {
         "value": {"realized_today": "1", "unrealized": "1", "fees_today": "1"},
     }
+    status["coverage"]["known"] = True
     measured = Measurements(
         {s.name: HistogramState((1.0,), (1, 0), 0.5) for s in METRICS if s.kind is MetricKind.HISTOGRAM},
         {s.name: {tuple(s.labels): 1.0} for s in METRICS if s.read is None},

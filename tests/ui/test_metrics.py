@@ -58,6 +58,13 @@ def test_the_status_is_told_as_metrics(name: str, labels: dict[str, str], value:
     assert read(example_status())[name, tuple(sorted(labels.items()))] == value
 
 
+@pytest.mark.parametrize(("known", "value"), [(True, 1), (False, 0)])
+def test_whether_the_numbers_of_positions_are_all_is_a_metric(known: bool, value: float) -> None:
+    status = example_status()
+    status["coverage"]["known"] = known
+    assert read(status)["backstop_coverage_known", ()] == value
+
+
 def test_a_position_that_waits_for_settlement_has_no_price_to_grow_old() -> None:
     status = example_status()
     status["positions"][3]["price_age_s"] = 90_000.0

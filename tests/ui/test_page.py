@@ -18,7 +18,7 @@ from base.ui.server import UiServer
 from tests.ui.documents import EVALUATIONS, broken_documents, covered_status, example_status
 
 APP_JS = Path(base.ui.__file__).parent / "app.js"
-SCRIPTS = [APP_JS.with_name(name) for name in ("verdicts.js", "charts.js", "app.js")]
+SCRIPTS = [APP_JS.with_name(name) for name in ("verdicts.js", "tables.js", "charts.js", "app.js")]
 PAGE = APP_JS.with_name("page.html")
 NODE = shutil.which("node")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -439,6 +439,119 @@ def test_what_goes_wrong_is_said_in_its_tile(
     assert fact in run_js([name, full_status() | changes])[0]
 
 
+@pytest.mark.parametrize(
+    ("coverage", "headline", "detail", "list_"),
+    [
+        pytest.param(
+            {"open": 0, "protected": 0, "unprotected": [], "known": False, "unknown_why": "nothing read yet"},
+            "Coverage not known: nothing read yet",
+            "Count on no position being protected.",
+            [],
+            id="nothing read yet",
+        ),
+        pytest.param(
+            {
+                "open": 2,
+                "protected": 1,
+                "unprotected": [{"ticker": "KX-A", "reason": "auth"}],
+                "known": False,
+                "unknown_why": "1 position cannot be read",
+                "unknown": ["KX-B"],
+            },
+            "Coverage not known: 1 position cannot be read",
+            "Of the positions that are known, 1 of 2 are protected.",
+            ["KX-B: what is held of it is not known", "KX-A: the key is refused"],
+            id="a part of it, and another without protection",
+        ),
+        pytest.param(
+            {"open": 1, "protected": 1, "unprotected": [], "known": None, "unknown": "x"},
+            "Coverage not known: the daemon does not say why",
+            "Of the positions that are known, 1 of 1 are protected.",
+            [],
+            id="a word that is no yes",
+        ),
+    ],
+)
+def test_nobody_is_told_of_no_positions_before_they_were_read(
+    run_js: RunJs, coverage: dict[str, Any], headline: str, detail: str, list_: list[str]
+) -> None:
+    status = covered(coverage=coverage, positions=[])
+    verdict, empty = run_js(["coverageVerdict", status, LIVE], ["emptyPositions", status])
+    assert verdict == {
+        "level": "unknown", "headline": headline, "detail": detail, "list": list_, "short": "?"
+    }  # fmt: skip
+    assert empty == "Not known."
+    assert run_js(["tabTitle", verdict, status])[0] == "? not known · Backstop"
+
+
+@pytest.mark.parametrize(
+    ("health", "verdict"),
+    [
+        pytest.param({"ok": True, "reasons": []}, {"hidden": True, "reasons": []}, id="well"),
+        pytest.param(
+            {
+                "ok": False,
+                "reasons": ["KX-A unprotected: auth", "exit of KX-A is blocked: auth", "disk full"],
+            },
+            {"hidden": False, "reasons": ["exit of KX-A is blocked: the key is refused", "disk full"]},
+            id="what is not said above, in words",
+        ),
+        pytest.param(
+            {"ok": False, "reasons": ["KX-A unprotected: auth"]},
+            {"hidden": True, "reasons": []},
+            id="all is said above",
+        ),
+        pytest.param(
+            {"ok": False, "reasons": []},
+            {"hidden": False, "reasons": ["The daemon does not say why."]},
+            id="no reason given",
+        ),
+        pytest.param(
+            None, {"hidden": False, "reasons": ["The daemon does not say why."]}, id="health not told"
+        ),
+    ],
+)
+def test_what_else_is_not_healthy(run_js: RunJs, health: Any, verdict: dict[str, Any]) -> None:
+    bare = {"open": 1, "protected": 0, "unprotected": [{"ticker": "KX-A", "reason": "auth"}]}
+    assert run_js(["healthVerdict", covered(coverage=bare, health=health)])[0] == verdict
+
+
+def test_a_page_of_a_paper_account_says_so_in_its_headline_and_in_its_tab(run_js: RunJs) -> None:
+    status = covered(trading_mode="paper")
+    verdict = run_js(["coverageVerdict", status, LIVE])[0]
+    assert verdict["headline"] == "All 3 open positions are protected on PAPER"
+    assert verdict["detail"].startswith("Exits are simulated")
+    assert run_js(["tabTitle", verdict, status])[0] == "3/3 protected · PAPER · Backstop"
+
+
+def test_what_is_bare_by_choice_is_told_beside_what_is_bare_for_a_reason(run_js: RunJs) -> None:
+    status = example_status()
+    status["positions"].append({"ticker": "KX-C", "protected": False, "reason": "by_choice"})
+    detail = run_js(["coverageVerdict", status, LIVE])[0]["detail"]
+    assert detail == "2 protected. 1 more position without protection by choice."
+
+
+def test_a_look_that_was_repeated_tells_the_time_that_its_price_is_of(run_js: RunJs) -> None:
+    rows = [{"at": 100.0, "last_at": 100.0, "repeats": 1}, {"at": 100.0, "last_at": 160.0, "repeats": 7}]
+    once, often, first, last = run_js(
+        ["lookTime", rows[0]], ["lookTime", rows[1]], ["clockTime", 100.0], ["clockTime", 160.0]
+    )
+    assert (once, often) == (first, f"{last} (×7 since {first})")
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"state": "closed", "filled": "10.00", "average_price": "0.3800"}, "10.00 sold at $0.38"),
+        ({"state": "closed", "why": "flat", "filled": "0.00"}, "nothing was sold, nothing was held any more"),
+        ({"state": "sending", "filled": "0.00"}, "Being left by stop loss: nothing was sold"),
+    ],
+    ids=["sold", "sold by hand", "under way"],
+)
+def test_the_exits_of_what_is_explained_are_told(run_js: RunJs, row: dict[str, Any], says: str) -> None:
+    assert says in run_js(["exitNote", {"reason": "stop_loss", "timeline": {"closed": 100.0}} | row])[0]
+
+
 def test_positions_in_danger_come_first(run_js: RunJs) -> None:
     rows = run_js(["sortedPositions", example_status()])[0]
     assert [row["ticker"][:8] for row in rows] == ["KXHIGHNY", "KXBTCD-2", "KXFEDDEC", "KXHIGHCH"]
@@ -450,9 +563,10 @@ def test_a_thread_that_is_late_or_dead_says_so(run_js: RunJs) -> None:
         "b": {"alive": True, "last_pass_age_s": 90.0, "on_time": False},
         "c": {"alive": False, "last_pass_age_s": 90.0},
         "d": {},
+        "e": {"alive": False, "last_pass_age_s": None, "on_time": False, "state": "starting"},
     }
     facts = run_js(["threadFacts", {"threads": threads}])[0]
-    assert [fact[1] for fact in facts] == ["1.0 s", "LATE: 90 s", "DEAD", "–"]
+    assert [fact[1] for fact in facts] == ["1.0 s", "LATE: 90 s", "DEAD", "–", "starting"]
 
 
 def test_numbers_in_words(run_js: RunJs) -> None:

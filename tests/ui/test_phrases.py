@@ -67,7 +67,7 @@ def test_a_phrase_is_words_for_people(code: str) -> None:
 @pytest.mark.parametrize(
     "code",
     ["no_rule", "no_price", "stale_price", "no_bid", "below_floor", "crossed", "paused", "closed", "not_open",
-     NOT_CHECKED, "halted"],
+     NOT_CHECKED, "halted", *(why.value for why in BlockedWhy)],
 )  # fmt: skip
 def test_what_leaves_a_position_bare_says_what_to_do(code: str) -> None:
     assert PHRASES[code].to_do

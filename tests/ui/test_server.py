@@ -26,8 +26,8 @@ from tests.ui.documents import EVALUATIONS, covered_status, example_status
 
 TOKEN = "token-of-the-test"
 PATHS = (
-    "/", "/verdicts.js", "/charts.js", "/app.js", "/app.css", "/healthz", "/metrics", "/api/status",
-    "/api/history", "/api/explain/KX-A",
+    "/", "/verdicts.js", "/tables.js", "/charts.js", "/app.js", "/app.css", "/healthz", "/metrics",
+    "/api/status", "/api/history", "/api/explain/KX-A",
 )  # fmt: skip
 TIMEOUT_S = 5.0
 HISTORY = {"positions": {"KX-A": {"values": [5000], "stops": [[1, 3900]]}}}
@@ -50,6 +50,8 @@ class Daemon:
     status: Callable[[], Mapping[str, Any]] = example_status
     rows: list[dict[str, Any]] | None = field(default_factory=lambda: EVALUATIONS)
 
+    exits: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
     def explain(self, ticker: str) -> list[dict[str, Any]] | None:
         return self.rows if ticker == "KX-A" else None
 
@@ -70,6 +72,7 @@ def serving(
         daemon.explain,
         daemon.metrics,
         history=lambda: HISTORY,
+        exits=lambda ticker: daemon.exits.get(ticker, []),
         clock=clock,
     )
     server.start()
@@ -191,7 +194,39 @@ def test_explain_tells_the_evaluations_of_one_ticker() -> None:
             "ticker": "KX-A",
             "trading_mode": example_status()["trading_mode"],
             "rows": EVALUATIONS,
+            "exits": [],
         }
+
+
+def test_what_a_run_before_has_sold_is_explained_although_nobody_remembers_its_looks() -> None:
+    daemon = Daemon(exits={"KX-SOLD": [{"ticker": "KX-SOLD", "reason": "stop_loss"}]})
+    with serving(daemon) as server:
+        told = ask(server, "/api/explain/KX-SOLD").json()
+        assert (told["rows"], told["exits"]) == ([], [{"ticker": "KX-SOLD", "reason": "stop_loss"}])
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("kxfeddecision-26dec-h0", "did you mean KXFEDDECISION-26DEC-H0?"),
+        ("KXFEDDECISION-26DEC-HO", "did you mean KXFEDDECISION-26DEC-H0?"),
+        ("ZZZ", "nothing is known of ZZZ: The command status"),
+    ],
+    ids=["lower case", "a letter for a digit", "nothing like it"],
+)
+def test_a_mistyped_ticker_is_answered_with_what_is_held(asked: str, says: str) -> None:
+    with serving() as server:
+        answer = ask(server, f"/api/explain/{asked}")
+    assert answer.status == 404
+    assert says in answer.json()["error"]
+    assert "/api" not in answer.json()["error"], "for somebody at a terminal"
+
+
+def test_a_ticker_in_lower_case_is_one_market_and_not_its_neighbors_too() -> None:
+    held = [{"ticker": "KXA-1-T1"}, {"ticker": "KXA-1-T2"}]
+    with serving(Daemon(status=lambda: example_status() | {"positions": held})) as server:
+        assert "did you mean KXA-1-T1? " in ask(server, "/api/explain/kxa-1-t1").json()["error"]
+        assert "did you mean KXA-1-T2 or KXA-1-T1? " in ask(server, "/api/explain/KXA-1-T2X").json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -284,6 +319,7 @@ def test_every_answer_carries_the_security_headers(path: str, host: str, status:
     [
         ("/", "text/html"),
         ("/verdicts.js", "text/javascript"),
+        ("/tables.js", "text/javascript"),
         ("/charts.js", "text/javascript"),
         ("/app.js", "text/javascript"),
         ("/app.css", "text/css"),

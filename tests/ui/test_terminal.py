@@ -79,6 +79,50 @@ def test_coverage_comes_first(document: dict[str, Any], first_line: str) -> None
     assert status_text(document).splitlines()[0].startswith(first_line)
 
 
+UNREAD = {"known": False, "unknown_why": "positions have not been read from the exchange yet"}
+
+
+@pytest.mark.parametrize(
+    ("coverage", "first_lines"),
+    [
+        pytest.param(
+            {"open": 0, "protected": 0, "unprotected": []} | UNREAD,
+            ["COVERAGE NOT KNOWN: positions have not been read from the exchange yet"],
+            id="nothing read yet",
+        ),
+        pytest.param(
+            {"open": 0, "protected": 0, "unprotected": [], "unknown": ["KX-B"]} | UNREAD,
+            [
+                "COVERAGE NOT KNOWN: positions have not been read from the exchange yet",
+                "  KX-B: what is held of it is not known",
+            ],
+            id="held before the restart",
+        ),
+        pytest.param(
+            {"open": 3, "protected": 3, "unprotected": [], "unknown": ["KX-B"], "known": False},
+            [
+                "COVERAGE NOT KNOWN: the daemon does not say why (of those that are, 3 of 3 protected)",
+                "  KX-B: what is held of it is not known",
+            ],
+            id="a part of it",
+        ),
+        pytest.param(
+            {"open": 3, "protected": 3, "unprotected": [], "known": None},
+            ["COVERAGE NOT KNOWN: the daemon does not say why (of those that are, 3 of 3 protected)"],
+            id="a word that is no yes",
+        ),
+    ],
+)
+def test_nobody_is_told_of_no_positions_before_they_were_read(
+    coverage: dict[str, Any], first_lines: list[str]
+) -> None:
+    text = status_text(changed(coverage=coverage, positions=[]))
+    assert text.splitlines()[: len(first_lines)] == first_lines
+    assert "Positions: not known." in text
+    assert "No positions listed." not in text
+    assert "\x1b[1;31mCOVERAGE" in status_text(changed(coverage=coverage), color=True)
+
+
 def test_only_full_and_healthy_coverage_is_green() -> None:
     green = "\x1b[1;32mCOVERAGE"
     assert green in status_text(covered_status(), color=True)
@@ -269,13 +313,15 @@ def test_explain_is_a_timeline_of_states_the_newest_last() -> None:
     assert lines[2:] == [
         "Looks so far, times in UTC:",
         "Nov 22 15:00:00  HOLD: within its rules, for 14.5 s, seen 6×",
-        "    15:00:00.250  bid 0.5000 for 120.00 contracts (0.4 s old, stream); stop 0.3900, seen 5×",
+        "    15:00:08.250 (seen 5× since 15:00:00.250)  bid 0.5000 for 120.00 contracts (0.4 s old, stream); "
+        "stop 0.3900",
         "    15:00:10.250  bid 0.4400 (0.4 s old, REST read); stop 0.3900",
         "Nov 22 15:00:14  HOLD: a rule has triggered, a guard delays it, for 0.5 s, seen 1×",
         "    15:00:14.750  bid 0.3800 for 120.00 contracts (0.4 s old, stream); stop 0.3900",
         "    guards: waiting: seen in 1 of 2 updates",
         "Nov 22 15:00:15  EXIT: stop loss, for 2.0 s, seen 2×",
-        "    15:00:15.250  bid 0.3700 for 120.00 contracts (0.0 s old, stream); stop 0.3900, seen 2×",
+        "    15:00:17.250 (seen 2× since 15:00:15.250)  bid 0.3700 for 120.00 contracts (0.0 s old, stream); "
+        "stop 0.3900",
         "    guards: passed",
         "    bid 0.37 at or below stop 0.39",
     ]
@@ -314,6 +360,49 @@ def test_what_no_rule_leaves_on_purpose_is_listed_and_alarms_nobody(why: str, sa
 
 def test_explain_without_evaluations_says_so() -> None:
     assert explain_text([]) == "No evaluations of KX-A yet.\n"
+
+
+def left(state: str = "closed", why: str = "filled", filled: str = "10.00", **fields: Any) -> dict[str, Any]:
+    """An exit of ten contracts as the status document tells it."""
+    return {
+        "reason": "stop_loss", "state": state, "why": why, "filled": filled,
+        "average_price": "0.3800" if filled != "0.00" else None, "fees": "0.17",
+        "timeline": {"triggered": START, "closed": START + 1 if state == "closed" else None},
+    } | fields  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        pytest.param(
+            left(),
+            "Left by stop loss at Nov 22 15:00:01 UTC: 10.00 contracts sold at 0.3800 on average, fees 0.17",
+            id="sold",
+        ),
+        pytest.param(
+            left(why="market_determined", filled="4.00"),
+            "Left by stop loss at Nov 22 15:00:01 UTC: 4.00 contracts sold at 0.3800 on average, fees 0.17; "
+            "then its market has ended",
+            id="sold in part",
+        ),
+        pytest.param(
+            left(why="flat", filled="0.00"),
+            "Exit by stop loss ended at Nov 22 15:00:01 UTC: nothing was sold, nothing was held any more",
+            id="sold by hand",
+        ),
+        pytest.param(
+            left("blocked", "auth", "0.00"),
+            "Being left by stop loss since Nov 22 15:00:00 UTC (blocked: the key is refused): "
+            "nothing was sold",
+            id="blocked",
+        ),
+        pytest.param({}, "Being left by – since – (–): nothing was sold", id="nothing told"),
+    ],
+)
+def test_explain_tells_the_exits_of_a_run_before_too(row: dict[str, Any], says: str) -> None:
+    out = io.StringIO()
+    print_explain("KX-A", [], out, color=False, zone=UTC, exits=[row])
+    assert out.getvalue().splitlines() == ["No evaluations of KX-A since the start.", says]
 
 
 def test_explain_bears_missing_and_hostile_fields() -> None:
@@ -409,6 +498,14 @@ DEAF = {"name": "ntfy", "sent": 4, "failed": 1, "dropped": 0, "waiting": 2, "las
 )
 def test_what_else_a_night_depends_on_is_told(document: dict[str, Any], says: str) -> None:
     assert says in status_text(document)
+
+
+@pytest.mark.parametrize("state", ["starting", "stopped"])
+def test_a_thread_that_has_not_begun_or_was_asked_to_end_is_not_called_dead(state: str) -> None:
+    threads = {"websocket": {"alive": False, "last_pass_age_s": None, "on_time": False, "state": state}}
+    text = status_text(changed(threads=threads))
+    assert f"websocket {state}" in text
+    assert "DEAD" not in text
 
 
 def test_threads_that_pass_at_their_own_pace_are_only_counted() -> None:
