@@ -119,7 +119,7 @@ class Day:
                 if path == "/markets"
                 else {"market_positions": [POSITION], "cursor": ""}
             ),
-            lambda: None,
+            lambda: (),
             lambda: tickers,
             lambda: 0,
             clock,
