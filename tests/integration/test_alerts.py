@@ -128,12 +128,13 @@ def stall_a_thread(server: SandboxServer, orders: Path) -> None:
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize(
     ("break_it", "mend_it"),
-    [(pause, resume), (hang_the_strategy, let_it_return), (freeze_the_checker, None), (stall_a_thread, None)],
-    ids=[
-        "a position is unprotected",
-        "the strategy never returns",
-        "the checker is frozen",
-        "a lesser thread hangs in mid-pass",
+    [
+        pytest.param(pause, resume, id="a position is unprotected"),
+        pytest.param(
+            hang_the_strategy, let_it_return, id="the strategy never returns", marks=pytest.mark.slow
+        ),
+        pytest.param(freeze_the_checker, None, id="the checker is frozen", marks=pytest.mark.slow),
+        pytest.param(stall_a_thread, None, id="a lesser thread hangs in mid-pass", marks=pytest.mark.slow),
     ],
 )
 def test_the_dead_man_is_called_only_while_all_is_well(

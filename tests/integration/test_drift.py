@@ -148,7 +148,13 @@ def copy(source: socket.socket, target: socket.socket, old: bytes = b"", new: by
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("count", [1, 2], ids=["one frame in all", "one frame a market"])
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(1, id="one frame in all", marks=pytest.mark.slow),
+        pytest.param(2, id="one frame a market"),
+    ],
+)
 @pytest.mark.parametrize("name", ["yes_bid_dollars", "market_ticker"])
 def test_a_stream_that_lacks_a_field_from_the_start_is_told_in_a_quiet_market_and_stops_go_on(
     tmp_path: Path, name: str, count: int

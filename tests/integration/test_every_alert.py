@@ -18,6 +18,7 @@ from pathlib import Path
 from zoneinfo import TZPATH
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from base.app.alert_facts import Kind
 from base.app.alert_rules import Phase
@@ -153,6 +154,10 @@ class Provocation:
     environment: tuple[tuple[str, str], ...] = ()
     is_covered: bool = True
     """Everything is protected before it happens."""
+
+    @property
+    def param(self) -> ParameterSet:
+        return pytest.param(self, id=self.name, marks=[pytest.mark.slow] if self.name in SLOW else [])
 
 
 def play_a_stop_and_the_end(scene: Scene) -> None:
@@ -479,6 +484,14 @@ PROVOCATIONS = (
     ),
 )  # fmt: skip
 
+SLOW = {
+    "nobody bids", "the key is dead", "an order's answer is lost", "the kill switch",
+    "the loss of the day, until midnight", "the stream is refused", "a strategy fails",
+    "a strategy never returns", "the checker freezes", "the exchange's answers lack a field",
+    "positions cannot be read",
+}  # fmt: skip
+"""What takes more than 20 s, because it waits for a trouble to have lasted."""
+
 
 @contextmanager
 def scene_of(provocation: Provocation, directory: Path) -> Iterator[Scene]:
@@ -508,7 +521,7 @@ def midnight_soon(path: Path) -> None:
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize("provocation", PROVOCATIONS, ids=lambda provocation: provocation.name)
+@pytest.mark.parametrize("provocation", [provocation.param for provocation in PROVOCATIONS])
 def test_what_happens_is_told_and_so_is_its_end(provocation: Provocation, tmp_path: Path) -> None:
     with scene_of(provocation, tmp_path) as scene:
         provocation.play(scene)
@@ -524,5 +537,6 @@ ENDS = {
 
 
 def test_every_kind_is_provoked() -> None:
+    assert {provocation.name for provocation in PROVOCATIONS} >= SLOW
     assert {kind for provocation in PROVOCATIONS for kind in provocation.told} == set(Kind)
     assert {kind for provocation in PROVOCATIONS for kind in provocation.over} == ENDS
