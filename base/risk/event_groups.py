@@ -8,7 +8,7 @@ what is opened while the slowest of them is sold is a new bet.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 
 from base.model.market import Market
 from base.model.position import Position
@@ -66,9 +66,9 @@ class EventIndex:
         for ticker in [t for t in self._events if t not in held]:
             self._forget(ticker)
 
-    def missing(self, held: Iterable[str]) -> list[str]:
+    def missing(self, held: Mapping[str, object]) -> list[str]:
         """Of what is held, what has not been noted."""
-        return [ticker for ticker in held if ticker not in self._events]
+        return sorted(held.keys() - self._events.keys())
 
     def companions(self, left: Market) -> tuple[str, ...]:
         """The tickers of the other positions of the event of `left`."""

@@ -31,10 +31,10 @@ def test_companions_are_the_others_of_the_same_event() -> None:
     other_day = Market("KXHIGHNY-26DEC20-B61.5", event_ticker="KXHIGHNY-26DEC20")
     held = [Market(B1, event_ticker="KXHIGHNY-26DEC19"), Market(B2), other_day]
     index = EventIndex()
-    assert index.missing([B1, B2]) == [B1, B2]
+    assert index.missing({B1: 1, B2: 1}) == [B1, B2]
     for market in held:
         index.note(market)
-    assert index.missing([B1, B2]) == []
+    assert index.missing({B1: 1, B2: 1}) == []
     assert index.companions(held[0]) == (B2,)
     assert index.companions(other_day) == ()
     assert index.companions(Market("KXSINGLE")) == ()  # sold meanwhile
@@ -55,7 +55,7 @@ def test_what_is_held_no_more_is_nobodys_companion() -> None:
         index.note(Market(ticker))
     index.keep_only([B1])
     assert index.companions(Market(B1)) == ()
-    assert index.missing([B1, B2]) == [B2]
+    assert index.missing({B1: 1, B2: 1}) == [B2]
 
 
 @pytest.mark.parametrize(
