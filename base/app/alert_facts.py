@@ -17,6 +17,7 @@ from typing import Any
 
 from base.app.alert_words import (
     DOUBT_AFTER_S,
+    NOT_KNOWN_REMEDY,
     blocked_remedy,
     doubt_remedy,
     end_text,
@@ -28,9 +29,10 @@ from base.app.alert_words import (
 from base.execution.exits import EpisodeView
 from base.risk.coverage import NOT_COUNTED
 from base.risk.wording import dollars_text
-from base.ui.document import awaits_settlement, rows, section
+from base.ui.document import awaits_settlement, items, rows, section
 
 UNPROTECTED_AFTER_S = 10.0
+NAMED_MAX = 5
 FEED_DOWN_AFTER_S = 30.0
 SLOW_EXIT_AFTER_S = 15.0
 PAUSE_AHEAD_S = (86_400.0, 7_200.0, 1_800.0)
@@ -191,6 +193,8 @@ def end_of(fact: Fact, document: Document) -> str:
     """What is to be said of a trouble that is over."""
     match fact.kind:
         case Kind.UNPROTECTED:
+            if not fact.subject:
+                return "what is held is known again"
             held = {p.get("ticker"): p for p in rows(document.get("positions"))}
             position = held.get(fact.subject)
             if position is None:
@@ -259,7 +263,16 @@ def span_text(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def _is_unknown(document: Document) -> bool:
+    return section(document, "coverage").get("known") is False
+
+
 def _unprotected(document: Document) -> Iterator[Fact]:
+    if _is_unknown(document):
+        coverage = section(document, "coverage")
+        named = ", ".join(map(str, items(coverage.get("unknown"))[:NAMED_MAX]))
+        what = f"count on no position: {coverage.get('unknown_why')}" + (f" ({named})" if named else "")
+        yield Fact(Kind.UNPROTECTED, "", what, NOT_KNOWN_REMEDY, UNPROTECTED_AFTER_S)
     for row in rows(section(document, "coverage").get("unprotected")):
         ticker, reason = str(row.get("ticker")), str(row.get("reason"))
         if reason not in NOT_COUNTED:
@@ -315,10 +328,13 @@ def _trading_state(document: Document) -> Iterator[Fact]:
 
 
 def _doubts(document: Document) -> Iterator[Fact]:
+    is_unknown = _is_unknown(document)
     for text in section(document, "health").get("reasons") or ():
         reason = str(text)
         is_position = " unprotected: " in reason or reason.startswith("exit of ")
-        if not is_position and not reason.startswith(_JOURNAL_DOWN):
+        # That what is held is not known has been told as the worse thing that it is.
+        is_told = is_unknown and reason.startswith("position")
+        if not is_position and not is_told and not reason.startswith(_JOURNAL_DOWN):
             subject = _NUMBERS.sub("#", reason)  # an age that grows is no other trouble
             after_s, remedy = doubt_remedy(reason)
             yield Fact(Kind.UNHEALTHY, subject, _short(reason), remedy, after_s)

@@ -26,6 +26,9 @@ _UNPROTECTED: dict[str, str] = {
 }
 """What `BlockedWhy`, which has the words for all that stops an exit too, does not know."""
 
+NOT_KNOWN_REMEDY = (
+    "the network, the key (run_bot.py check), the exchange's status page; look at the positions on its site"
+)
 _DOUBTS: tuple[tuple[str, float, str], ...] = (
     ("the rules file was refused", 0.0, "mend the file, then systemctl reload backstop (SIGHUP)"),
     (

@@ -290,7 +290,7 @@ def private_file_problem(path: Path, user_id: int) -> str | None:
         # To take a service's key away from it would end the protection that is there.
         owner = _name_of(status.st_uid)
         return (
-            f"belongs to user {owner}; run this command as that user (sudo -u {owner} …), or, where no "
+            f"belongs to user {owner}; run this command as that user (sudo -u '{owner}' …), or, where no "
             f"daemon of that user needs the key, run: chown {_name_of(user_id)} {path}"
         )
     if status.st_mode & 0o077 and not _is_for_one_user(path, user_id):

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 CALL_S_MAX = 10.0
 RETRY_S = 10.0
+STARTING_S = 10.0
+"""So long after the start it is not worth a warning that not all is well yet."""
+STARTING_RETRY_S = 1.0
 WARNED_EVERY_S = 3_600.0
 REASONS_SHOWN = 3
 
@@ -49,6 +52,7 @@ class DeadMan:
         self._interval_s = interval_s
         self._document = document
         self._clock = clock
+        self._made_at = clock.monotonic()
         self._call = call or get
         self._warnings = RepeatedWarnings(WARNED_EVERY_S)
         self._is_withheld = False
@@ -72,6 +76,8 @@ class DeadMan:
         """Call when all is well; return after how many seconds to look again."""
         health = self._document().get("health")
         is_well = isinstance(health, Mapping) and health.get("ok") is True
+        if not is_well and self._clock.monotonic() - self._made_at < STARTING_S:
+            return min(STARTING_RETRY_S, self._interval_s)
         if not is_well:
             reasons = list(health.get("reasons") or ())[:REASONS_SHOWN] if isinstance(health, Mapping) else []
             self._note_withheld("; ".join(map(str, reasons)) or "the health is not known yet")

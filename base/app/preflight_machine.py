@@ -43,14 +43,15 @@ class DiskLook:
     why: str = ""
 
 
-def look_at_disk(directory: Path, patience_s: float = DISK_S_MAX) -> DiskLook:
+def look_at_disk(directory: Path, patience_s: float = DISK_S_MAX, python: str = sys.executable) -> DiskLook:
     """Write there, in a process of its own: one that a disk holds fast is left behind."""
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-S", preflight_probe.__file__, str(directory), str(WRITE_BYTES)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [python, "-I", "-S", preflight_probe.__file__, str(directory), str(WRITE_BYTES)]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+    except OSError as exc:  # as a user who may read the interpreter, and not run it
+        return DiskLook(errno=exc.errno or 0, why=f"{python} cannot be run: {exc.strerror or exc}")
     try:
         out, _ = process.communicate(timeout=patience_s)
         return DiskLook(**json.loads(out))

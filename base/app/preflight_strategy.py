@@ -55,6 +55,7 @@ def make_strategy(
     settings: Mapping[str, str],
     patience_s: float = MAKE_S_MAX,
     path: Sequence[str] | None = None,
+    python: str = sys.executable,
 ) -> Made:
     """Make it and throw it away; built-in ones are made here, they are this program's own.
 
@@ -64,16 +65,21 @@ def make_strategy(
         return _make(name, settings)
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, str(writer), str(int(patience_s) + OUTLIVE_S)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path or sys.path))},
-        pass_fds=(writer,),
-        start_new_session=True,
-    )
-    os.close(writer)
+    try:
+        process = subprocess.Popen(
+            [python, "-P", "-m", __name__, str(writer), str(int(patience_s) + OUTLIVE_S)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path or sys.path))},
+            pass_fds=(writer,),
+            start_new_session=True,
+        )
+    except OSError as exc:  # as a user who may read the interpreter, and not run it
+        os.close(reader)
+        return Made(Making.RAISED, f"{python} cannot be run to try it: {exc.strerror or exc}")
+    finally:
+        os.close(writer)
     try:
         document = json.dumps({"name": name, "settings": dict(settings)}).encode()
         process.communicate(document, patience_s)

@@ -146,9 +146,17 @@ class ExitSteps:
         episode.waits_for_all = False
         if episode.state is EpisodeState.UNKNOWN:
             return self._look_up(episode) if may_read else None
-        if not self._portfolio.is_loaded or self._awaits_read(episode):
+        if not self._portfolio.is_loaded:
             self._request_reconcile()
-            return Delay(0.2 if not self._portfolio.is_loaded else WAIT_FOR_PRICE_S)
+            return Delay(0.2)
+        if self._awaits_read(episode):
+            early_s = (episode.read_awaited_since or 0.0) - self._clock.monotonic()
+            if (
+                early_s > 0
+            ):  # a read that left before then would not count, and keep the one that does waiting
+                return Delay(min(early_s + 0.001, WAIT_FOR_PRICE_S))
+            self._request_reconcile()
+            return Delay(WAIT_FOR_PRICE_S)
         position = self._portfolio.get(episode.ticker)
         if episode.left == 0:
             return self._close(episode, "filled")

@@ -79,7 +79,7 @@ def next_state(previous: TradingState, inputs: StateInputs) -> StateChange:
                 "today's loss has reached MAX_DAILY_LOSS_DOLLARS: entries resume on the next trading day",
             ),
             (inputs.exposure_hit, "MAX_TOTAL_EXPOSURE_DOLLARS is reached: entries resume when less is held"),
-            (inputs.entries_blocked, "flatten has blocked entries: remove the mark that it named"),
+            (inputs.entries_blocked, "flatten has blocked entries: remove STATE_DIR/entries-blocked"),
             (inputs.service_died, "a thread has died: the daemon has to be started again"),
         )
         if applies

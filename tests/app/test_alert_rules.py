@@ -139,6 +139,28 @@ def test_what_flaps_is_one_trouble() -> None:
     assert [head for _, head in run.heads()] == ["position UNPROTECTED", "resolved: position UNPROTECTED"]
 
 
+def test_what_is_held_and_not_known_is_told_like_a_position_without_protection_and_once() -> None:
+    why = "positions have not been read from the exchange yet"
+    unknown = {
+        "open": 0,
+        "protected": 0,
+        "unprotected": [],
+        "known": False,
+        "unknown_why": why,
+        "unknown": [HELD],
+    }
+    run = Run()
+    run.go_on(document(coverage=unknown, health={"ok": False, "reasons": [why]}), 120)
+    run.go_on(document(), 60)
+    assert run.heads() == [
+        (10, "position UNPROTECTED"),
+        (130, "resolved: position UNPROTECTED"),
+    ]
+    assert why in run.said[0][1].lines[0]
+    assert HELD in run.said[0][1].lines[0]
+    assert "known again" in run.said[1][1].lines[0]
+
+
 def test_a_position_that_was_sold_is_not_called_protected() -> None:
     run = Run()
     run.go_on(unprotected("KXSOLD"), 20)

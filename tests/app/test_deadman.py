@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from base.app.deadman import CALL_S_MAX, DeadMan, get
+from base.app.deadman import CALL_S_MAX, STARTING_S, DeadMan, get
 from base.clock import Clock, SystemClock
 from tests.fakes.clock import FakeClock
 
@@ -38,11 +38,26 @@ class Calls:
     ids=["all well", "unprotected", "a word for yes", "not judged", "nothing known"],
 )
 def test_it_calls_only_when_all_is_well(document: dict[str, Any], calls: int) -> None:
-    called = Calls()
-    dead_man = DeadMan(URL, 60.0, lambda: document, FakeClock(), called)
+    called, clock = Calls(), FakeClock()
+    dead_man = DeadMan(URL, 60.0, lambda: document, clock, called)
+    clock.advance(STARTING_S)
     wait_s = dead_man.run_once()
     assert called.urls == [URL] * calls
     assert wait_s == (None if calls else 10.0), "a doubt is looked at again soon"
+
+
+def test_that_not_all_is_well_yet_at_the_start_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    called, clock = Calls(), FakeClock()
+    health: dict[str, Any] = {"ok": False, "reasons": ["thread ui-metrics is starting"]}
+    dead_man = DeadMan(URL, 60.0, lambda: {"health": health}, clock, called)
+    assert dead_man.run_once() == 1.0
+    assert (called.urls, caplog.records) == ([], [])
+    clock.advance(STARTING_S)
+    dead_man.run_once()
+    assert len(caplog.records) == 1, "now it is"
+    health |= {"ok": True}
+    dead_man.run_once()
+    assert called.urls == [URL]
 
 
 def test_a_failed_call_is_counted_without_the_url_and_tried_again_soon() -> None:

@@ -774,3 +774,12 @@ def test_a_record_that_cannot_be_opened(
     assert code == 5
     assert about(lines, "disk: the record")[0] == "FAIL"
     assert list(config.state_dir.iterdir()) == [journal_path(config)], "the write test leaves nothing behind"
+
+
+def test_an_interpreter_that_this_user_may_not_run_costs_only_what_it_was_wanted_for(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.touch(mode=0o600)
+    look = look_at_disk(tmp_path, python=str(python))
+    assert (look.errno, "cannot be run" in look.why) == (errno.EACCES, True)
+    made = make_strategy("some.module:Strategy", {}, python=str(python))
+    assert (made.making, "cannot be run" in made.why) == (Making.RAISED, True)

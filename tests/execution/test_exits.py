@@ -124,6 +124,7 @@ class Rig:
 
     def read(self) -> None:
         self.portfolio.apply_read(self.exchange.positions(), self.clock.monotonic())
+        self.desk.positions_read()
 
     def trigger(self, ticker: str = T, floor: str = "0.01") -> bool:
         return self.desk.trigger(
@@ -684,9 +685,28 @@ def test_after_a_restart_the_exit_goes_on_as_soon_as_the_position_has_been_read(
     rig.drive(READ_LAG_S + 1.0)
     assert len(rig.orders) == 1, "it waits for a read that has seen what the last run did"
     rig.read()
-    rig.desk.positions_read()
     rig.drive(0.05)
     assert rig.exchange.held[T] == 0
+
+
+@pytest.mark.parametrize("first_read_s", [0.0, 0.5, 0.9])
+def test_the_read_that_an_exit_waits_for_is_asked_for_when_it_counts_and_not_a_second_later(
+    first_read_s: float,
+) -> None:
+    """Reads come a second apart: one that leaves too early to count puts off the one that does."""
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.restart()
+    restarted_at = rig.clock.monotonic()
+    rig.is_reading = False
+    rig.drive(first_read_s)
+    rig.is_reading = True
+    while rig.exchange.held[T] and rig.clock.monotonic() < restarted_at + 10:
+        rig.drive(0.05)
+    assert READ_LAG_S < rig.clock.monotonic() - restarted_at <= READ_LAG_S + 0.3
 
 
 def test_one_read_after_a_restart_that_does_not_show_the_position_ends_no_exit() -> None:

@@ -156,7 +156,7 @@ def test_the_dead_man_is_called_only_while_all_is_well(
     with Daemon(tmp_path, server, **environment) as daemon:
         daemon.until(lambda: daemon.is_covered(3), "3 protected", 40)
         daemon.until(lambda: service.calls >= 2, "called again", 20)
-        before = len(daemon.lines())  # it is withheld at the start, too
+        before = len(daemon.lines())
         break_it(server, orders)
         daemon.until(lambda: bool(daemon.events_after(before, "dead_man_withheld")), "withheld", 80)
         calls = service.calls

@@ -371,10 +371,10 @@ def play_a_lost_field(scene: Scene) -> None:
 
 def play_unread_positions(scene: Scene) -> None:
     scene.says(Kind.ENTRIES_OFF, "positions have not been compared")
-    scene.says(Kind.UNHEALTHY, "positions have not been read")
+    scene.says(Kind.UNPROTECTED, "positions have not been read")
     scene.server.clear_faults()
     scene.ends(Kind.ENTRIES_OFF, "positions have not been compared")
-    scene.ends(Kind.UNHEALTHY, "positions have not been read")
+    scene.ends(Kind.UNPROTECTED, "known again")
 
 
 def play_maintenance_ahead(scene: Scene) -> None:
@@ -462,8 +462,8 @@ PROVOCATIONS = (
         before=lambda server: server.set_faults(calls=[without(server, "/markets", "markets", "close_time")]),
     ),
     Provocation(
-        "positions cannot be read", play_unread_positions, (K.ENTRIES_OFF, K.UNHEALTHY),
-        (K.ENTRIES_OFF, K.UNHEALTHY), is_covered=False,
+        "positions cannot be read", play_unread_positions, (K.ENTRIES_OFF, K.UNPROTECTED),
+        (K.ENTRIES_OFF, K.UNPROTECTED), is_covered=False,
         before=lambda server: server.set_faults(
             calls=[{"method": "GET", "path": "/portfolio/positions", "times": 9999, "action": "503"}]
         ),
