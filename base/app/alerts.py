@@ -65,7 +65,7 @@ def open_notifiers(urls: Sequence[str], load: Callable[[], ModuleType] | None = 
     try:
         apprise = (load or _load_apprise)()
     except ModuleNotFoundError as exc:
-        remedy = "run `.venv/bin/pip install '.[alerts]'`, or remove the line"
+        remedy = "run `.venv/bin/pip install -e '.[alerts]'`, or remove the line"
         raise ConfigError([f"ALERT_URLS: the package {exc.name} is missing; {remedy}"]) from exc
     asset = apprise.AppriseAsset(
         app_id="Backstop",

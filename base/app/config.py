@@ -428,6 +428,9 @@ def _read_env_file(path: Path) -> _EnvFile:
     try:
         mode = path.stat().st_mode
         text = path.read_text(encoding="utf-8-sig") if stat.S_ISREG(mode) else None
+    except PermissionError:
+        remedy = f"permission denied; run this command as the user whose file it is ({_owner(path)})"
+        return _EnvFile(path, {}, [f".env: {remedy}"])
     except (OSError, UnicodeDecodeError):
         text = None
     if text is None:
@@ -507,6 +510,13 @@ def _warnings(config: Config, file: _EnvFile) -> list[str]:
 
 def _on_this_machine(config: Config) -> bool:
     return config.rest_url is None or host_kind(config.rest_url) is HostKind.LOOPBACK
+
+
+def _owner(path: Path) -> str:
+    try:
+        return values.user_name(path.stat().st_uid)
+    except OSError:
+        return "its owner"
 
 
 def _echo(name: str, text: str) -> str:

@@ -288,10 +288,10 @@ def private_file_problem(path: Path, user_id: int) -> str | None:
         return "is not a regular file; write the path of the PEM file of your API key"
     if status.st_uid not in (user_id, 0):
         # To take a service's key away from it would end the protection that is there.
-        owner = _name_of(status.st_uid)
+        owner = user_name(status.st_uid)
         return (
             f"belongs to user {owner}; run this command as that user (sudo -u '{owner}' …), or, where no "
-            f"daemon of that user needs the key, run: chown {_name_of(user_id)} {path}"
+            f"daemon of that user needs the key, run: chown {user_name(user_id)} {path}"
         )
     if status.st_mode & 0o077 and not _is_for_one_user(path, user_id):
         return f"can be read by other users (mode {stat.S_IMODE(status.st_mode):04o}); run: chmod 600 {path}"
@@ -300,7 +300,8 @@ def private_file_problem(path: Path, user_id: int) -> str | None:
     return None
 
 
-def _name_of(user_id: int) -> str:
+def user_name(user_id: int) -> str:
+    """A user's name as sudo takes it."""
     try:
         return pwd.getpwuid(user_id).pw_name
     except KeyError:

@@ -42,6 +42,8 @@ KEY_LINE_CHARACTERS_MIN = 16
 LEVEL_WIDTH = len("CRITICAL")
 THREAD_WIDTH = 14
 COLORS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "1;31"}
+SILENT_LOGGERS = ("waitress.queue",)
+"""They warn of what is no trouble: a request that waits for a moment."""
 QUIET_LOGGERS = ("urllib3", "websocket", "waitress", "werkzeug", "requests", "apprise")
 """Third-party loggers; below WARNING some print headers and URLs."""
 
@@ -243,6 +245,8 @@ def configure_logging(
     logging.raiseExceptions = False  # a full disk or closed pipe must not print tracebacks line after line
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in SILENT_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(True)
     threading.excepthook = _log_thread_crash
     sys.unraisablehook = _log_unraisable

@@ -215,7 +215,8 @@ def _check_alerts(config: Config) -> Iterator[Finding]:
     if names:
         yield ok(
             Code.ALERTS,
-            f"alerts: {len(names)} service{'s' if len(names) > 1 else ''} configured: {', '.join(names)}",
+            f"alerts: {len(names)} service{'s' if len(names) > 1 else ''} configured: {', '.join(names)}; "
+            "`run_bot.py alerts --test` sends a message to each",
         )
     elif config.env is Environment.SANDBOX:
         yield ok(Code.ALERTS_NOT_NEEDED, "alerts: none configured, and none needed on a local exchange")

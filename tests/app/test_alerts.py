@@ -259,7 +259,7 @@ def test_a_missing_library_says_how_to_install_it() -> None:
     def load() -> ModuleType:
         raise ModuleNotFoundError("no", name="apprise")
 
-    with pytest.raises(ConfigError, match=r"pip install '\.\[alerts\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[alerts\]'"):
         open_notifiers(["json://127.0.0.1/"], load)
 
 

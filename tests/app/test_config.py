@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
@@ -610,3 +613,28 @@ def test_a_time_zone_that_is_not_found_has_the_remedy_of_its_cause(
 ) -> None:
     with pytest.raises(ValueError, match=remedy):
         time_zone("America/Newyork", lambda: known)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_env_file_is_not_to_be_removed() -> None:
+    script = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from base.app.config import load_config\nfrom base.errors import ConfigError\n"
+        "os.setuid(12_345)\n"
+        "try:\n    load_config({}, Path(sys.argv[1]))\n"
+        "except ConfigError as exc:\n    print(exc)\n"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / ".env").write_text("KALSHI_ENV=demo\n", encoding="utf-8")
+        (directory / ".env").chmod(0o600)
+        told = subprocess.run(
+            [sys.executable, "-c", script, name],
+            env={"PYTHONPATH": str(Path(__file__).parents[2])},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert "as the user whose file it is (root)" in told.stdout, told.stderr
+    assert "remove" not in told.stdout
