@@ -168,9 +168,8 @@ class Alerts:
         self._latest = latest
         self._exits = exits
         self._clock = clock
-        self._rules = AlertRules(
-            clock.now()
-        )  # owned by the thread `alerts`, and after it by the one that flushes
+        # Owned by the thread `alerts`, and after it by the one that flushes.
+        self._rules = AlertRules(clock.now())
         self.service = PeriodicService("alerts", LOOK_S, self.run_once, clock)
         self._channels = [Channel(n, sender, clock, self._wake) for n in notifiers]
         self.errors = ErrorCollector()

@@ -139,7 +139,7 @@ class Flatten:
         self._remembered = Remembered() if journal is None else journal.load()
         self._portfolio = Portfolio(clock, journal, config.trading_timezone)
         self._portfolio.restore(self._remembered)
-        self._asked_for: str | None = None
+        self._asked_for: str | None = None  # one market, None for all
         self._unreadable: set[str] = set()
         self._wanted = threading.Event()
         self._desk = ExitDesk(
@@ -154,7 +154,7 @@ class Flatten:
 
     def run(self, ticker: str | None, *, asks: bool) -> int:
         self._asked_for = ticker
-        held = self._read_open(ticker)
+        held = self._read_open()
         resting = RestingOrders(self._exchange, self._clock, self._say, ticker)
         resting.tell()
         if not held and resting.is_known and not resting.own:
@@ -170,7 +170,7 @@ class Flatten:
         self._block_entries()
         are_gone = resting.cancel_own()
         if resting.own:
-            held = self._with_bought(held, ticker)
+            held = self._with_bought(held)
         left = self._close(held)
         return self._code(is_done=are_gone and not left)
 
@@ -184,12 +184,12 @@ class Flatten:
             )
         return ExitCode.OK if is_done and not self._unreadable else ExitCode.FAILED
 
-    def _read_open(self, ticker: str | None) -> dict[str, Position]:
+    def _read_open(self) -> dict[str, Position]:
         """What is held and can still be sold, priced; the rest is named."""
-        held = self._read(ticker)
+        held = self._read()
         if not held:
             readable = " that can be read" if self._unreadable else ""
-            self._say(f"nothing{readable} is held" + (f" in {ticker}" if ticker else ""))
+            self._say(f"nothing{readable} is held" + (f" in {self._asked_for}" if self._asked_for else ""))
             return held
         self._cache.require(held, held)
         self._exchange.read_prices(sorted(held), self._cache)
@@ -198,10 +198,10 @@ class Flatten:
             del held[waiting]
         return held
 
-    def _with_bought(self, held: Mapping[str, Position], ticker: str | None) -> dict[str, Position]:
+    def _with_bought(self, held: Mapping[str, Position]) -> dict[str, Position]:
         """What was held, and what entries have bought until they were gone."""
         try:
-            return {**held, **self._read_open(ticker)}
+            return {**held, **self._read_open()}
         except BotError as exc:
             self._say(f"what was bought meanwhile could not be read, run flatten again: {exc}")
             return dict(held)
@@ -241,7 +241,7 @@ class Flatten:
                 continue
             self._clock.wait(never, READ_SPACING_S)
             try:
-                left = {t: p for t, p in self._read(None).items() if t in held and self._can_trade(t)}
+                left = {t: p for t, p in self._read().items() if t in held and self._can_trade(t)}
             except BotError as exc:
                 self._say(f"positions could not be read: {exc}")
             if (not left and not is_at_work) or self._clock.monotonic() >= give_up_at:
@@ -262,7 +262,7 @@ class Flatten:
             ExitOrder(position.ticker, ExitReason.FLATTEN, value, None, self._config.exit_floor_dollars)
         )
 
-    def _read(self, ticker: str | None) -> dict[str, Position]:
+    def _read(self) -> dict[str, Position]:
         started_at = self._clock.monotonic()
         read = self._exchange.read_held(Lane.EXIT)
         # A row without its ticker may be the one that is meant.
@@ -271,7 +271,7 @@ class Flatten:
             self._say(f"{unreadable}: its row cannot be read, so it is left alone")
         self._unreadable |= concerned
         self._portfolio.apply_read(read.positions, started_at, is_whole=not read.unreadable)
-        return {t: p for t, p in read.positions.items() if ticker is None or t == ticker}
+        return {t: p for t, p in read.positions.items() if self._asked_for in (None, t)}
 
     def _price_of(self, ticker: str) -> PriceView | None:
         entry = self._cache.get(ticker)

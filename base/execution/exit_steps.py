@@ -151,9 +151,8 @@ class ExitSteps:
             return Delay(0.2)
         if self._awaits_read(episode):
             early_s = (episode.read_awaited_since or 0.0) - self._clock.monotonic()
-            if (
-                early_s > 0
-            ):  # a read that left before then would not count, and keep the one that does waiting
+            # A read that left before then would not count, and keep the one that does waiting.
+            if early_s > 0:
                 return Delay(min(early_s + 0.001, WAIT_FOR_PRICE_S))
             self._request_reconcile()
             return Delay(WAIT_FOR_PRICE_S)

@@ -154,6 +154,18 @@ class Rig:
         return self.desk.views()[-1]
 
 
+def started_again_in_mid_exit() -> Rig:
+    """Ten are held, their stop has triggered, its one order was refused because the market was paused, and
+    the program was killed and has started again."""
+    rig = Rig()
+    rig.hold(T, "10")
+    rig.exchange.script[T].append(PAUSED)
+    rig.trigger()
+    rig.desk.run_once(rig.sender)
+    rig.restart()
+    return rig
+
+
 def assert_one_id_at_a_time(rig: Rig) -> None:
     """An id is never come back to once another has been used: outcomes are settled one by one."""
     ids = [r.client_order_id for r in rig.orders]
@@ -658,12 +670,7 @@ def test_killed_and_started_again_it_sells_what_was_held_once(case: KillCase, si
 
 
 def test_nothing_is_sent_after_a_restart_before_the_position_has_been_read() -> None:
-    rig = Rig()
-    rig.hold(T, "10")
-    rig.exchange.script[T].append(PAUSED)
-    rig.trigger()
-    rig.desk.run_once(rig.sender)
-    rig.restart()
+    rig = started_again_in_mid_exit()
     rig.is_reading = False
     rig.drive(30)
     assert len(rig.orders) == 1
@@ -674,12 +681,7 @@ def test_nothing_is_sent_after_a_restart_before_the_position_has_been_read() -> 
 
 
 def test_after_a_restart_the_exit_goes_on_as_soon_as_the_position_has_been_read() -> None:
-    rig = Rig()
-    rig.hold(T, "10")
-    rig.exchange.script[T].append(PAUSED)
-    rig.trigger()
-    rig.desk.run_once(rig.sender)
-    rig.restart()
+    rig = started_again_in_mid_exit()
     rig.is_reading = False
     rig.portfolio.apply_read(rig.exchange.positions(), rig.clock.monotonic() - 5)  # left too early
     rig.drive(READ_LAG_S + 1.0)
@@ -694,12 +696,7 @@ def test_the_read_that_an_exit_waits_for_is_asked_for_when_it_counts_and_not_a_s
     first_read_s: float,
 ) -> None:
     """Reads come a second apart: one that leaves too early to count puts off the one that does."""
-    rig = Rig()
-    rig.hold(T, "10")
-    rig.exchange.script[T].append(PAUSED)
-    rig.trigger()
-    rig.desk.run_once(rig.sender)
-    rig.restart()
+    rig = started_again_in_mid_exit()
     restarted_at = rig.clock.monotonic()
     rig.is_reading = False
     rig.drive(first_read_s)
@@ -710,12 +707,7 @@ def test_the_read_that_an_exit_waits_for_is_asked_for_when_it_counts_and_not_a_s
 
 
 def test_one_read_after_a_restart_that_does_not_show_the_position_ends_no_exit() -> None:
-    rig = Rig()
-    rig.hold(T, "10")
-    rig.exchange.script[T].append(PAUSED)
-    rig.trigger()
-    rig.desk.run_once(rig.sender)
-    rig.restart()
+    rig = started_again_in_mid_exit()
     rig.is_reading = False
     rig.portfolio.apply_read({}, rig.clock.monotonic() + READ_LAG_S)
     rig.drive(6)
@@ -741,12 +733,7 @@ def test_traded_away_while_nobody_watched_it_sells_nothing(signed: str) -> None:
 
 
 def test_bought_anew_while_nobody_watched_the_rules_judge_it_afresh() -> None:
-    rig = Rig()
-    rig.hold(T, "10")
-    rig.exchange.script[T].append(PAUSED)
-    rig.trigger()
-    rig.desk.run_once(rig.sender)
-    rig.restart()
+    rig = started_again_in_mid_exit()
     rig.is_reading = False
     rig.clock.advance(READ_LAG_S + 0.1)
     bought = {t: replace(p, entry_price=Decimal("0.30")) for t, p in rig.exchange.positions().items()}

@@ -42,7 +42,6 @@ ORDERS = "/portfolio/events/orders"
 WAYWARD = """
 import os
 import threading
-import time
 
 
 class Wayward:
@@ -52,7 +51,7 @@ class Wayward:
 
     def decide(self, view):
         while (order := self._order()) == "hang":
-            time.sleep(0.1)
+            self._never.wait(0.1)
         if order == "raise":
             raise ZeroDivisionError("no price to divide by")
         if order == "freeze":
